@@ -74,7 +74,7 @@ def _score_states_merged(scorer: Scorer, searches: Searches) -> None:
     """Encode queries in one pass and items in shared batches, then let each query meet its own items."""
     half: Any = scorer.halves
     if not scorer.int8:  # in int8 a pass reads one text
-        _encode_queries(half, [query for query, _ in searches])
+        encode_queries(half, [query for query, _ in searches])
     with StateStore(None) as store:
         forgetful, half.store = half.store, store
         try:
@@ -85,7 +85,7 @@ def _score_states_merged(scorer: Scorer, searches: Searches) -> None:
             half.store = forgetful
 
 
-def _encode_queries(half: Any, queries: Sequence[str]) -> None:
+def encode_queries(half: Any, queries: Sequence[str]) -> None:
     """Encode queries in one pass, and leave them where the scorer looks for those it knows."""
     sequences = [half._tokens.query(query) for query in queries]
     states, pooled = half._run_encoder(sequences)

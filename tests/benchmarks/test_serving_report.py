@@ -102,7 +102,7 @@ def test_queries_encoded_in_one_pass_are_the_same(small):
     queries = ["my bike was stolen", "x", "storm damage to a roof in the winter"]
     with StateStore(None) as store, Scorer.open(small[1], states=store) as scorer:
         half = scorer.halves
-        merging._encode_queries(half, queries)
+        merging.encode_queries(half, queries)
         together = [half.encode_query(query) for query in queries]
         half._query_cache.clear()
         alone = [half.encode_query(query) for query in queries]

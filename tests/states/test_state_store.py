@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from darl_opensearch.errors import UsageError
+from darl_opensearch.io.sqlite import open_shared
 from darl_opensearch.states import ItemState, StateKeys, StateStore, pack_state, unpack_state
 from darl_opensearch.states import store as store_module
 from darl_opensearch.states.store import FILE, PAGE_BYTES
@@ -155,15 +156,14 @@ def test_a_disk_that_is_full_costs_states_and_one_line_until_there_is_space(tmp_
     """SQLite's own page limit stands in for the disk: the errors are the real ones."""
     connected = []
 
-    def connect(path):
-        db = real(path)
+    def connect(path, **options):
+        db = open_shared(path, **options)
         connected.append(db)
         pages = db.execute("PRAGMA page_count").fetchone()[0]
         db.execute(f"PRAGMA max_page_count = {pages + 5}")
         return db
 
-    real = store_module._connect
-    monkeypatch.setattr(store_module, "_connect", connect)
+    monkeypatch.setattr(store_module, "open_shared", connect)
     with caplog.at_level(logging.WARNING), StateStore(tmp_path, memory_bytes=0) as store:
         for n in range(30):
             store.put({make_key(n): make_state(n)}, wait=True)

@@ -84,25 +84,7 @@ def export_run(
             )
         graphs[files.FEATURES] = {"against_torch": difference}
         card = _card(trained, graphs, about or {})
-        takes_apart = model.halves == 2 and not (work / files.MODEL_DATA).is_file()
-        int8_obstacle = _rule_out_int8(model, work)
-        compared: Sequence[JudgedPairs] = ()
-        if takes_apart or (int8 and not int8_obstacle):
-            compared = compare_on(trained, data, work / files.MODEL)
-        if takes_apart:
-            report("taking the pair apart")
-            card = add_states(module, card, work, compared, data, int8=int8)
-            graphs = dict(card.graphs)
-        if int8 and files.MEET_INT8 not in graphs:
-            if int8_obstacle:
-                graphs[files.MODEL_INT8] = {"left_out": int8_obstacle}
-            else:
-                report("quantising")
-                graphs[files.MODEL_INT8] = _quantise_pairs(trained, data, work, calibration_texts, compared)
-        for name in (files.MODEL_INT8, files.MEET_INT8):
-            if reason := graphs.get(name, {}).get("left_out"):
-                report(f"no int8 graph: {reason}")
-        card = dataclasses.replace(card, graphs=graphs)
+        card = _add_graphs(trained, module, card, data, work, calibration_texts, int8=int8, report=report)
         training = _training_texts(data) if texts else None
         if training is not None:
             counts = {"queries": len(training.queries), "items": len(training.items)}
@@ -129,6 +111,35 @@ def export_run(
                     text = json.dumps(value, indent=2, sort_keys=True)
                     (out / files.CHECKPOINT / name).write_text(text, encoding="utf-8")
     return Bundle.open(target)
+
+
+def _add_graphs(
+    trained: Trained, module: ContractModule, card: Card, data: RunData, work: Path,
+    calibration: list[tuple[str, str]], *, int8: bool, report: Report,
+) -> Card:  # fmt: skip
+    """Write the graphs of item states and the quantised ones, where there can be any.
+
+    :return: the card with what they change against ``model.onnx``.
+    """
+    takes_apart = trained.model.halves == 2 and not (work / files.MODEL_DATA).is_file()
+    obstacle = _rule_out_int8(trained.model, work)
+    compared: Sequence[JudgedPairs] = ()
+    if takes_apart or (int8 and not obstacle):
+        compared = compare_on(trained, data, work / files.MODEL)
+    if takes_apart:
+        report("taking the pair apart")
+        card = add_states(module, card, work, compared, data, int8=int8)
+    graphs = dict(card.graphs)
+    if int8 and files.MEET_INT8 not in graphs:
+        if obstacle:
+            graphs[files.MODEL_INT8] = {"left_out": obstacle}
+        else:
+            report("quantising")
+            graphs[files.MODEL_INT8] = _quantise_pairs(trained, data, work, calibration, compared)
+    for name in (files.MODEL_INT8, files.MEET_INT8):
+        if reason := graphs.get(name, {}).get("left_out"):
+            report(f"no int8 graph: {reason}")
+    return dataclasses.replace(card, graphs=graphs)
 
 
 def _training_texts(data: RunData) -> TrainingTexts:

@@ -101,8 +101,8 @@ def _quantise_states(
     with StateStore(None) as store:
         if module.detector.adds_halves:
             with _open(card, work, store, int8=True) as scorer:
-                rows = _encode_learnt(scorer.halves, data.judged(data.learnt))
-            export_sides(module.ood.refit_sides(*rows), module.backbone, work / files.OOD_SIDES_INT8)
+                halves = _encode_learnt(scorer.halves, data.judged(data.learnt))
+            export_sides(module.ood.refit_sides(*halves), module.backbone, work / files.OOD_SIDES_INT8)
         traffic, familiar = data.unjudged(data.traffic), data.unjudged(data.familiar)
         scaled = score_by_states(card, work, store, traffic.texts, int8=True)[:, dev.columns.ood_distance]
         distances = refit_calibration(work / files.MEET_INT8, scaled, module.ood.calibration, dev.alpha)

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 import darl_opensearch
 from darl_opensearch import cli, errors
 from darl_opensearch.cli.output import emit_calls, progress_line
-from darl_opensearch.cli.stopping import Stopped, stopped_by_signals
+from darl_opensearch.cli.stopping import Stopped
 from darl_opensearch.cluster import Call
 from darl_opensearch.errors import DarlError, GateRefused, InputError, MissingExtra, UsageError, load
 
@@ -146,34 +147,57 @@ def test_an_error_is_one_line_and_a_code(raising, error, code, line, darl):
     assert err.lstrip("\n") == line + "\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def in_a_process_of_its_own(body: str, *arguments: str) -> None:
+    """Run Python code with a fresh process's signal handlers, not those of a test runner."""
+    code = "import os, signal, sys, time\nfrom darl_opensearch.cli.stopping import Stopped, stopped_by_signals\n"
+    done = python(
+        "-c", code + textwrap.dedent(body), *arguments,
+        preexec_fn=lambda: [signal.signal(one, signal.SIG_DFL) for one in SIGNALS],
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "done\n"), done
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_a_command_after_its_cleanup(number):
     """A second SIGTERM, as timeout and make both send one, does not stop the cleanup."""
-    before, done = signal.getsignal(signal.SIGTERM), []
-    with pytest.raises(Stopped) as stopped, stopped_by_signals():
+    in_a_process_of_its_own(
+        """
+        number, cleaned_up, caught = int(sys.argv[1]), False, None
         try:
-            os.kill(os.getpid(), number)
-            time.sleep(20)
-        finally:
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGHUP)
-            done.append("cleaned up")
-    for restored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        assert signal.getsignal(restored) == signal.SIG_DFL  # a later one ends Python's own shutdown
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    assert stopped.value.number == number and done == ["cleaned up"] and before == signal.SIG_DFL
+            with stopped_by_signals():
+                try:
+                    os.kill(os.getpid(), number)
+                    time.sleep(20)
+                finally:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    os.kill(os.getpid(), signal.SIGHUP)
+                    cleaned_up = True
+        except Stopped as err:
+            caught = err.number
+        assert caught == number and cleaned_up, (caught, cleaned_up)
+        for restored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            assert signal.getsignal(restored) == signal.SIG_DFL  # a later one ends Python's own shutdown
+        print("done")
+        """,
+        str(int(number)),
+    )
 
 
-def test_signals_that_the_caller_ignores_stay_ignored(monkeypatch):
+def test_signals_that_the_caller_ignores_stay_ignored():
     """As nohup has it."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
+    in_a_process_of_its_own(
+        """
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         with stopped_by_signals():
             os.kill(os.getpid(), signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGHUP, before)
+        print("done")
+        """
+    )
 
 
 def test_a_command_that_starts_over_does_not_promise_to_resume(raising, capsys, monkeypatch):

@@ -19,16 +19,11 @@ from darl_opensearch.monitor.drift.windows import read_windows
 from darl_opensearch.ood.store import SpoolStore
 from darl_opensearch.scoring.embed import Embedder
 from darl_opensearch.settings import read_fields
-from tests.helpers.drift import ALPHA, DAY, STRANGE, World, write_log
+from tests.helpers.drift import ALPHA, DAY, STRANGE, write_log
 from tests.helpers.traffic import POLICY, request_of
 
 UNTIL = DAY + timedelta(days=60)
 DAILY = DriftConfig(window="1d", one_in=20)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return World(tmp_path_factory.mktemp("world") / "bundle")
 
 
 def judge(path, bundle, config=DAILY, **values):

@@ -15,14 +15,9 @@ from darl_opensearch.cli.monitor import cli as monitor
 from darl_opensearch.monitor.drift import DriftConfig, drift
 from darl_opensearch.monitor.render_drift import render_drift
 from darl_opensearch.ood.store import SpoolStore
-from tests.helpers.drift import DAY, STRANGE, World, write_log
+from tests.helpers.drift import DAY, STRANGE, write_log
 
 UNTIL = DAY + timedelta(days=60)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return World(tmp_path_factory.mktemp("world") / "bundle")
 
 
 @pytest.fixture(scope="module")

@@ -16,16 +16,11 @@ from darl_opensearch.monitor.themes import Asked, find_themes
 from darl_opensearch.ood.rollup import Rollup
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.ood.store import SpoolStore
-from tests.helpers.drift import DAY, STRANGE, USUAL, World, write_log
+from tests.helpers.drift import DAY, STRANGE, USUAL, write_log
 from tests.helpers.traffic import START, request_of, rows_of
 
 CONFIG = DriftConfig(window="1d")
 UNTIL = DAY + timedelta(days=8, hours=5)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return World(tmp_path_factory.mktemp("world") / "bundle")
 
 
 @pytest.fixture(scope="module")

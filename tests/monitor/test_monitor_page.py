@@ -19,16 +19,11 @@ from darl_opensearch.monitor.drift.config import DriftConfig
 from darl_opensearch.monitor.figures import Filters
 from darl_opensearch.monitor.web import Traffic, create_monitor_app
 from darl_opensearch.ood.spool import Spool
-from tests.helpers.drift import DAY, STRANGE, USUAL, World, write_log
+from tests.helpers.drift import DAY, STRANGE, USUAL, write_log
 from tests.helpers.traffic import request_of, rows_of
 
 EVIL = "</script><script>document.title='had'</script><img src=x onerror=\"document.title='had'\">"
 UNTIL = DAY + timedelta(days=7)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return World(tmp_path_factory.mktemp("world") / "bundle")
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,7 @@ def cli(
     """
     from darl_opensearch.cluster import Cluster, register
     from darl_opensearch.cluster.default_pipelines import warn_of_default_pipelines
+    from darl_opensearch.cluster.models import describe_left
 
     options = dataclasses.replace(options, mode=place.mode, scorer=place.scorer, pipeline=pipeline)
     target = Cluster.open(cluster, dry_run=dry_run)
@@ -50,8 +51,8 @@ def cli(
     if dry_run:
         emit_calls(target.calls)
         return
-    if done.warning:
-        note(f"warning: {done.warning}")
+    for warning in filter(None, (done.warning, describe_left(target))):
+        note(f"warning: {warning}")
     emit(done.to_json(), as_json=as_json, text=_text(done))
 
 

@@ -106,15 +106,16 @@ def cli(
 
 
 def find_warnings(cluster: Cluster, index: str | None, field: str = TEXT_FIELD) -> list[str]:
-    """Describe what is wrong with indices that a released pipeline meets.
+    """Describe what was left behind, and what is wrong with indices that a released pipeline meets.
 
     :param index: the item index, if it is known.
     :param field: of the item texts that the pipeline sends.
     """
     from darl_opensearch.cluster.default_pipelines import warn_of_default_pipelines
+    from darl_opensearch.cluster.models import describe_left
     from darl_opensearch.cluster.without_text import count_documents_without_text, describe_documents_without_text
 
-    found = [warn_of_default_pipelines(cluster)]
+    found = [describe_left(cluster), warn_of_default_pipelines(cluster)]
     if index is not None:
         try:
             found.append(describe_documents_without_text(count_documents_without_text(cluster, index, field), field))

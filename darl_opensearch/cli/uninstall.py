@@ -35,6 +35,7 @@ def cli(
     harmless; after an interruption it finishes the work.
     """
     from darl_opensearch.cluster import Cluster
+    from darl_opensearch.cluster.models import describe_left
     from darl_opensearch.cluster.uninstall import plan_removal, remove
 
     target = Cluster.open(cluster, dry_run=dry_run)
@@ -45,6 +46,8 @@ def cli(
     if dry_run:
         emit_calls(target.calls)
         return
+    if warning := describe_left(target):
+        note(f"warning: {warning}")
     emit(plan.to_json(), as_json=as_json, text=_text(plan))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from darl_opensearch.cli.output import emit
+from darl_opensearch.cli.output import emit, note
 from darl_opensearch.cli.shared import CLUSTER, JSON
 from darl_opensearch.cluster.switching import PipelineHistory
 from darl_opensearch.connect import ClusterOptions
@@ -34,11 +34,14 @@ def cli(
 ) -> None:
     """List a pipeline's versions: state, release date, gate result and note of each."""
     from darl_opensearch.cluster import Cluster
+    from darl_opensearch.cluster.models import describe_left
     from darl_opensearch.cluster.versions import delete_version, list_versions
 
     target = Cluster.open(cluster)
     if words:
         delete_version(target, words, place.pipeline, history=place.history)
+        if warning := describe_left(target):
+            note(f"warning: {warning}")
     listed = list_versions(target, place.pipeline, history=place.history)
     result = {"pipeline": place.pipeline, "versions": [version.to_json() for version in listed]}
     emit(result, as_json=as_json, text=_text(place.pipeline, listed))

@@ -43,11 +43,13 @@ class Cluster:
     """A cluster: reads are always sent, writes are only recorded in a dry run.
 
     :param calls: the writes so far, in order.
+    :param left: ids of connectors that were to be deleted and are still there, see ``models.delete_connector``.
     """
 
     client: OpenSearch
     dry_run: bool = False
     calls: list[Call] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
 
     @classmethod
     def open(cls, options: ClusterOptions, *, dry_run: bool = False, **settings: Any) -> Cluster:
@@ -142,6 +144,11 @@ class Cluster:
                     raise
             time.sleep(wait)
         return self.client.transport.perform_request(method, path, **given)
+
+
+def status_of(err: ClusterError) -> int | None:
+    """HTTP status with which the cluster refused a request; None: it did not answer."""
+    return getattr(err.__cause__, "status_code", None)
 
 
 def is_ours(held: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from darl_opensearch.cluster.models import (
     POLL_SECONDS,
     FoundModel,
     connector_name,
+    delete_connector,
     describe_model,
     read_profiles,
     send_when_free,
@@ -146,7 +147,7 @@ def remove_orphans(cluster: Cluster, bundle: Bundle, models: list[FoundModel]) -
     used = {model.connector_id for model in models}
     for found, source in _find_connectors(cluster, bundle):
         if is_ours(source) and found not in used:
-            cluster.send("DELETE", join_path("_plugins", "_ml", "connectors", found))
+            delete_connector(cluster, found)
 
 
 def _find_connectors(cluster: Cluster, bundle: Bundle) -> list[tuple[str, Mapping[str, Any]]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from darl_opensearch.cluster.calls import Cluster, join_path
+from darl_opensearch.cluster.calls import Cluster, join_path, status_of
 from darl_opensearch.cluster.pipelines import list_models_in
 from darl_opensearch.cluster.preflight import Mode
 from darl_opensearch.config_files import render_body
@@ -190,7 +190,7 @@ class History:
         try:
             answer = self.cluster.send(method, place, event.to_json(), pretend={"_seq_no": 0, "_primary_term": 1})
         except ClusterError as err:
-            if getattr(err.__cause__, "status_code", None) != CONFLICT:
+            if status_of(err) != CONFLICT:
                 raise
             raise ClusterError(
                 f"another command is releasing to search pipeline {self.pipeline!r} at the same time",

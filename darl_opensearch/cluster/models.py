@@ -14,7 +14,7 @@ from typing import Any
 
 from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle, Card
-from darl_opensearch.cluster.calls import Cluster, join_path
+from darl_opensearch.cluster.calls import Cluster, join_path, status_of
 from darl_opensearch.config_files import render_body
 from darl_opensearch.errors import BundleError, ClusterError
 from darl_opensearch.io.digest import digest_data
@@ -26,6 +26,8 @@ HALF_REGISTERED = ("REGISTERING", "REGISTER_FAILED")
 PENDING_ID = "<model_id>"  # stands for an id that a dry run cannot know
 POLL_SECONDS = 0.2
 NOT_FOUND = 404
+CONFLICT = 409
+MOST_FOUND = 1000  # of a search in ML Commons
 
 OnChunk = Callable[[int, int], object]
 
@@ -82,6 +84,18 @@ def find_models_by_id(cluster: Cluster, model_ids: Collection[str]) -> list[Foun
     """Find models by id."""
     wanted = sorted(model_ids)
     return search_models(cluster, render_body("find_models.json", size=len(wanted), model_ids=wanted))
+
+
+def find_models_where(cluster: Cluster, field: str, values: Collection[str]) -> list[FoundModel]:
+    """Find models, whoever registered them, by the values of a field.
+
+    :param field: such as ``model_group_id``.
+    """
+    if not values:
+        return []
+    return search_models(
+        cluster, render_body("find_models_where.json", size=MOST_FOUND, field=field, values=sorted(values))
+    )
 
 
 def search_models(
@@ -247,7 +261,7 @@ def remove_model(cluster: Cluster, model: FoundModel, *, with_group: bool = Fals
                 raise
     delete_resource(cluster, "models", model.model_id, timeout=timeout)
     if model.connector_id:
-        delete_resource(cluster, "connectors", model.connector_id, timeout=timeout)
+        delete_connector(cluster, model.connector_id, timeout=timeout)
     if with_group and model.group_id:
         delete_resource(cluster, "model_groups", model.group_id, timeout=timeout)
 
@@ -268,8 +282,45 @@ def delete_resource(cluster: Cluster, kind: str, resource_id: str, *, timeout: f
             raise
 
 
+def delete_connector(cluster: Cluster, connector_id: str, *, timeout: float = 30.0) -> None:
+    """Delete a connector, unless it is gone, or leave it in ``cluster.left`` if ML Commons mistakes it for one in use.
+
+    ML Commons looks for models that use a connector in a text field, where ids are split at their hyphens: a model
+    whose connector's id shares a part with this one is taken for a user. Nothing but deleting that model helps.
+
+    :param timeout: seconds.
+    """
+    mistaken = False  # of the last refusal: a deleted model is still found for a moment
+
+    def is_busy(err: ClusterError) -> bool:
+        nonlocal mistaken
+        before, mistaken = mistaken, False
+        if status_of(err) == CONFLICT:
+            mistaken = not find_models_where(cluster, "connector_id.keyword", [connector_id])
+        return status_of(err) != NOT_FOUND and not (before and mistaken)
+
+    request = partial(cluster.send, "DELETE", join_path("_plugins", "_ml", "connectors", connector_id))
+    try:
+        send_when_free(cluster, request, is_busy, timeout=timeout)
+    except ClusterError as err:
+        if mistaken:
+            cluster.left.append(connector_id)
+        elif not _is_gone(err):
+            raise
+
+
+def describe_left(cluster: Cluster) -> str:
+    """Describe the connectors that could not be deleted; ``""``: none."""
+    if not cluster.left:
+        return ""
+    return (
+        f"connector {', '.join(cluster.left)} is left: no model uses it, but ML Commons takes models for its users "
+        "whose connectors' ids share a part with its own; it has no effect, and can be deleted once those are gone"
+    )
+
+
 def _is_gone(err: ClusterError) -> bool:
-    return getattr(err.__cause__, "status_code", None) == NOT_FOUND
+    return status_of(err) == NOT_FOUND
 
 
 def read_model(hit: Mapping[str, Any]) -> FoundModel:

@@ -213,9 +213,9 @@ def _right_key(cluster: Cluster, bundle: Bundle, options: RegisterOptions, model
         yield True
     except BaseException:
         connector.use_connector(cluster, model.model_id, old, timeout=options.deploy_timeout)
-        models.delete_resource(cluster, "connectors", new)
+        models.delete_connector(cluster, new)
         raise
-    models.delete_resource(cluster, "connectors", old)
+    models.delete_connector(cluster, old)
 
 
 def _compare(cluster: Cluster, bundle: Bundle, options: RegisterOptions, model_id: str, *, fresh: bool) -> float | None:

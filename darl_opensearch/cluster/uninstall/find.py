@@ -17,7 +17,6 @@ from darl_opensearch.errors import ClusterError
 from darl_opensearch.text import TEXT_FIELD
 
 LOG_MARK = "Out-of-distribution records of DaRL"
-MOST_FOUND = 1000  # of a search in ML Commons
 MOST_EVENTS = 10_000  # OpenSearch's limit for one search
 
 
@@ -82,7 +81,7 @@ def find_orphans(cluster: Cluster, names: Iterable[str], going: Sequence[FoundMo
         str(hit["_id"]) for name in names for hit in find_named(cluster, "connectors", f"{name}:")
         if is_ours(hit["_source"])
     }  # fmt: skip
-    used = find_models_where(cluster, "connector_id.keyword", ids)
+    used = models.find_models_where(cluster, "connector_id.keyword", ids)
     return tuple(sorted(ids - {model.connector_id for model in (*used, *going)}))
 
 
@@ -104,7 +103,7 @@ def find_model_groups(
         if (source := hit["_source"]).get("name") in ours or is_ours(source)
     }  # fmt: skip
     leaving, kept = {model.model_id for model in going}, []
-    for model in find_models_where(cluster, "model_group_id", groups.keys()):
+    for model in models.find_models_where(cluster, "model_group_id", groups.keys()):
         if model.model_id not in leaving and model.group_id in groups:
             what = f"model group {groups.pop(model.group_id)} ({model.group_id})"
             kept.append(Kept(what, f"it holds model {model.name}"))
@@ -153,22 +152,11 @@ def find_changed_settings(cluster: Cluster) -> list[Kept]:
     ]  # fmt: skip
 
 
-def find_models_where(cluster: Cluster, field: str, values: Collection[str]) -> list[FoundModel]:
-    """Find models, whoever registered them, by the values of a field.
-
-    :param field: such as ``model_group_id``.
-    """
-    if not values:
-        return []
-    body = render_body("find_models_where.json", size=MOST_FOUND, field=field, values=sorted(values))
-    return models.search_models(cluster, body)
-
-
 def find_named(cluster: Cluster, kind: str, prefix: str) -> list[dict[str, Any]]:
     """Find models, connectors or model groups whose name begins so; returns search hits.
 
     :param kind: ``models``, ``connectors`` or ``model_groups``.
     """
-    body = render_body("find_named.json", size=MOST_FOUND, prefix=prefix)
+    body = render_body("find_named.json", size=models.MOST_FOUND, prefix=prefix)
     answer = cluster.read("POST", join_path("_plugins", "_ml", kind, "_search"), body, absent={})
     return list(answer.get("hits", {}).get("hits", []))

@@ -6,6 +6,8 @@ tells the same command what is left to do. In between, searches keep their first
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from darl_opensearch.cluster import models
 from darl_opensearch.cluster.calls import Cluster, join_path
 from darl_opensearch.cluster.pipelines import fetch_pipeline
@@ -42,7 +44,10 @@ def remove(cluster: Cluster, removal: Removal) -> None:
         _delete(cluster, join_path("_data_stream", options.stream))
     if removal.template:
         _delete(cluster, join_path("_index_template", options.stream))
-    if not cluster.dry_run and (back := plan_removal(cluster, options).lines()):
+    if cluster.dry_run:
+        return
+    now = plan_removal(cluster, options)
+    if back := replace(now, connectors=tuple(one for one in now.connectors if one not in cluster.left)).lines():
         raise _changed(cluster, removal, f"{back[0]} is there again")
 
 
@@ -50,7 +55,7 @@ def _remove_models(cluster: Cluster, removal: Removal) -> None:
     for model in removal.models:
         models.remove_model(cluster, model)
     for connector in removal.connectors:
-        models.delete_resource(cluster, "connectors", connector)
+        models.delete_connector(cluster, connector)
     for group in removal.groups:
         models.delete_resource(cluster, "model_groups", group)
 

@@ -61,7 +61,51 @@ def tryout(folder: Path) -> str:
     return f"{url}?q=my+bike+was+stolen"
 
 
+def judging(folder: Path) -> str:
+    """The labelling page, with an image drawn here."""
+    from PIL import ImageDraw
+
+    from darl_opensearch.scores import GradeScale
+    from tests.helpers.judging import task
+    from tests.helpers.serving import serving
+    from trainer.judging.web.images import Images
+    from trainer.judging.web.page import Labelling, create_judging_app
+    from trainer.judging.web.store import AnswerStore
+
+    drawn = Image.new("RGB", (300, 190), "#eef2f7")
+    pen = ImageDraw.Draw(drawn)
+    for x in (80, 220):
+        pen.ellipse((x - 50, 70, x + 50, 170), outline="#334155", width=6)
+    pen.line([(80, 120), (125, 55), (195, 55), (150, 120), (80, 120)], fill="#b45309", width=7)
+    pen.line([(125, 55), (150, 120)], fill="#b45309", width=7)
+    pen.line([(220, 120), (190, 40), (210, 30)], fill="#b45309", width=7)
+    pen.line([(110, 45), (140, 45)], fill="#334155", width=8)
+    drawn.save(folder / "bicycle.png")
+    tasks = [
+        task(
+            "my bike was stolen!", "bicycle-cover",
+            "Bicycle cover | Pays the price of a new bicycle, up to 3,000, if yours is stolen while it is locked, or "
+            "damaged beyond repair. Accessories that are fixed to it are included.",
+            information_need="Has lost a bicycle last night and wants to know whether anything pays for it, and what "
+            "to do first.", image="bicycle.png",
+        ),
+        task("my bike was stolen!", "b"), task("my bike was stolen!", "c"),
+    ]  # fmt: skip
+    guideline = (
+        "| grade | means |\n|---|---|\n| exact | answers the need by itself |\n| substitute | helps, but not fully |\n"
+        "| complement | goes with what answers it |\n| irrelevant | none of these |\n\n"
+        "**In doubt, the lower grade.** Judge the need, not the words."
+    )
+    scale = GradeScale(("irrelevant", "complement", "substitute", "exact"), (0.0, 0.01, 0.1, 1.0))
+    store = AnswerStore(folder / "web.sqlite")
+    labelling = Labelling(tasks, scale, guideline, store, raters=("ann", "ben"), images=Images.of(".", folder))
+    opened = ExitStack()
+    atexit.register(opened.close)
+    return opened.enter_context(serving(create_judging_app(labelling)))
+
+
 PICTURES: dict[str, Callable[[Path], Path | str]] = {  # each makes the page to be shown, or serves it
+    "judging": judging,
     "monitor": monitor,
     "tryout": tryout,
 }

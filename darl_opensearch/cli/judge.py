@@ -34,7 +34,8 @@ def cli(
     out: FolderPath = setting(..., "Folder for the work; give the same folder again to resume.", env="DARL_JUDGE_OUT"),
     judges: tuple[str, ...] = setting(
         (),
-        "Judge to use: file, web, llm, judgments, workbench or ubi; label two of one kind (llm:a, llm:b).  "
+        "Judge to use: file, web, label-studio, llm, judgments, workbench or ubi; label two of one kind (llm:a, "
+        "llm:b).  "
         "[default: file]",
         env="DARL_JUDGE",
         flag="--judge",
@@ -74,7 +75,10 @@ def cli(
         None, "Judgments with known grades, JSONL, for scoring the judges first.", env="DARL_GOLD"
     ),
     items: tuple[InputFile, ...] = setting(
-        (), "Items, JSONL, for the texts of the gold pairs; rendered by --bundle's template.", env="DARL_ITEMS"
+        (),
+        "Items, JSONL: texts of gold pairs, rendered by --bundle's template, and images of all pairs, in the field "
+        "'image'.",
+        env="DARL_ITEMS",
     ),
     bundle: InputFolder | None = setting(None, "Bundle whose grades and item template to use.", env="DARL_BUNDLE"),
     grades: str | None = setting(
@@ -120,8 +124,8 @@ def cli(
         config, judges=names, trusted=trusted, params=_typed(given, names),
         guideline=str(guideline.absolute()) if guideline else "",
     )  # fmt: skip
-    scale, texts = _scale_and_texts(grades, bundle, items)
-    where: dict[str, Any] = {"scale": scale, "out": out, "texts": texts}
+    scale, texts, images = _read_context(grades, bundle, items)
+    where: dict[str, Any] = {"scale": scale, "out": out, "texts": texts, "images": images}
     if dry_run:
         estimates = run.estimate(prepare_judging(config, tasks, gold, **where), config)
         emit({"dry_run": True, "judges": estimates}, as_json=as_json, text=_estimate_lines(estimates))
@@ -137,20 +141,24 @@ def _serve(config: Any, ready: Any, port: int) -> None:
     """Serve the page until it is stopped."""
     from darl_opensearch.web.serve import serve_page
     from trainer.judging.prepare import open_work
-    from trainer.judging.web.page import Page, create_judging_app
+    from trainer.judging.web.images import Images
+    from trainer.judging.web.page import Labelling, create_judging_app
     from trainer.judging.web.store import AnswerStore
 
     judge, _ = config.make("web")
-    names = judge.names()
+    names, images = judge.names(), Images.of(judge.images, ready.job.base)
+    pairs = ready.mix_in_gold(config.seed)
+    for line in images.describe(pairs):
+        note(line)
     open_work(ready, config)
     store = AnswerStore(ready.job.file("web", ".sqlite"))
     try:
-        page = Page(ready.mix_in_gold(config.seed), ready.job.scale, ready.job.guideline, store, raters=names)
+        labelling = Labelling(pairs, ready.job.scale, ready.job.guideline, store, raters=names, images=images)
 
         def announce(url: str) -> None:
-            note(f"label at {url}?rater={page.rater} (press Ctrl-C when done; answers are saved)")
+            note(f"label at {url}?rater={labelling.rater} (press Ctrl-C when done; answers are saved)")
 
-        serve_page(create_judging_app(page), port, announce)
+        serve_page(create_judging_app(labelling), port, announce)
     finally:
         store.close()
 
@@ -176,9 +184,10 @@ def _typed(given: Mapping[str, Mapping[str, str]], judges: Sequence[str]) -> dic
     return {judge: JUDGES.read_texts(judge.partition(":")[0], texts) for judge, texts in given.items()}
 
 
-def _scale_and_texts(
+def _read_context(
     grades: str | None, bundle: Path | None, items: Sequence[Path]
-) -> tuple[GradeScale, dict[str, str]]:
+) -> tuple[GradeScale, dict[str, str], dict[str, str]]:
+    """Return the grades, and the items' texts and images by id."""
     from darl_opensearch.scores import GradeScale
 
     if bundle is None and items:
@@ -187,15 +196,20 @@ def _scale_and_texts(
         raise UsageError("the grades are not known", todo="pass --bundle, or for example --grades no,yes")
     scale: GradeScale | None = None
     texts: dict[str, str] = {}
+    images: dict[str, str] = {}
     if bundle is not None:
         from darl_opensearch.bundle import Bundle
-        from darl_opensearch.records.items import describe_blank, read_items
+        from darl_opensearch.records.items import describe_blank, read_images, read_items
 
         opened = Bundle.open(bundle)
         scale = opened.card.scale
         blank: Counter[str] = Counter()
         for path in items:
             texts |= {item.item_id: item.text for item in read_items(path, opened.renderer, blank).values()}
+            found, others = read_images(path, opened.renderer.template)
+            images |= found
+            if others:
+                note(f"warning: {path}: 'image' of {others:,} items is not text: they are shown without one")
         if blank:
             note(f"warning: {describe_blank(blank)}")
     if grades:
@@ -205,7 +219,7 @@ def _scale_and_texts(
         scale = GradeScale(names, scale.gains if scale is not None else tuple(map(float, range(len(names)))))
     if scale is None:
         raise UsageError("the grades are not known", todo="pass --grades")
-    return scale, texts
+    return scale, texts, images
 
 
 def _estimate_lines(estimates: Sequence[Mapping[str, Any]]) -> str:

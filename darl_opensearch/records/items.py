@@ -84,6 +84,23 @@ def iter_items(
         yield where, Item(item_id, text, template.slice_of(row))
 
 
+def read_images(path: Path, template: ItemTemplate) -> tuple[dict[str, str], int]:
+    """Read the field ``image`` of items.
+
+    :param path: JSONL, one item per line.
+    :return: images by item id, and how many items have something else than text there.
+    :raises InputError: for an invalid line.
+    """
+    images: dict[str, str] = {}
+    others = 0
+    for _, item_id, row in identify_items(path, read_jsonl(path), template):
+        image = row.get("image")
+        if isinstance(image, str) and image.strip():
+            images[item_id] = image.strip()
+        others += image is not None and not isinstance(image, str)
+    return images, others
+
+
 def describe_blank(blank: Mapping[str, int]) -> str:
     """Say which items without text were passed over, and with how many judgments.
 

@@ -34,6 +34,7 @@ def page(
     svg: bool = False,
     forms: bool = False,
     fetches: bool = False,
+    images: str = "",
 ) -> str:
     """Put a page together.
 
@@ -46,6 +47,7 @@ def page(
     :param svg: the body has SVG with style attributes, as matplotlib writes it.
     :param forms: the page may send forms to the server that it came from.
     :param fetches: its scripts may ask that server.
+    :param images: where its images may come from, as a source of a Content-Security-Policy.
     :raises ValueError: if the data has a number that is not finite.
     """
     styles, programs = [asset("page.css") + style], list(scripts)
@@ -55,7 +57,7 @@ def page(
     parts: dict[str, Any] = {} if data is None else {"page": data}
     if charts:
         parts["charts"] = {chart.key: chart.to_json() for chart in charts}
-    policy = _policy(styles, programs, svg=svg, forms=forms, fetches=fetches)
+    policy = _policy(styles, programs, svg=svg, forms=forms, fetches=fetches, images=images)
     lines = [
         "<!DOCTYPE html>",
         '<html lang="en">',
@@ -107,14 +109,17 @@ def embedded_json(value: Any) -> str:
     return text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be written to a file
 
 
-def _policy(styles: Sequence[str], scripts: Sequence[str], *, svg: bool, forms: bool, fetches: bool) -> str:
+def _policy(
+    styles: Sequence[str], scripts: Sequence[str], *, svg: bool, forms: bool, fetches: bool, images: str
+) -> str:
     """Write the policy; a hash and 'unsafe-inline' exclude each other, so a page with drawn SVG has the latter."""
     style = "'unsafe-inline'" if svg else " ".join(map(_hashed, styles))
     script = " ".join(map(_hashed, scripts)) or "'none'"
     form = "'self'" if forms else "'none'"
     connect = "connect-src 'self'; " if fetches else ""
+    pictures = f"data: {images}".rstrip()
     return (
-        f"default-src 'none'; style-src {style}; script-src {script}; {connect}img-src data:; base-uri 'none'; "
+        f"default-src 'none'; style-src {style}; script-src {script}; {connect}img-src {pictures}; base-uri 'none'; "
         f"form-action {form}"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import math
@@ -134,6 +135,12 @@ def test_a_query_that_holds_a_placeholder_is_a_query(tmp_path):
     assert fill_prompt("{query}|{item}|{grades}|{other}", one, SCALE, "G") == (
         "show {item} {guideline}|{query}|0 = irrelevant\n1 = related\n2 = fits|{other}"
     )
+    assert "information_need" not in fill_prompt(DEFAULT, one, SCALE, "")
+    needy = dataclasses.replace(one, information_need="wants {item} back")
+    assert "<information_need>\nwants {item} back\n</information_need>\n<item>" in fill_prompt(
+        DEFAULT, needy, SCALE, ""
+    )
+    assert fill_prompt("{information_need}|{query}", one, SCALE, "") == f"|{one.query}"
     assert "In doubt" in fill_prompt(DEFAULT, one, SCALE, "In doubt") and "1\n2\n3\n4\n5" in fill_prompt(
         DEFAULT, one, STARS, ""
     )

@@ -42,7 +42,7 @@ def oracle(folder, wrong: int = 0, **options) -> JudgeConfig:
 
 
 def test_every_judge_says_what_it_is():
-    assert set(JUDGES) == {"file", "judgments", "workbench", "ubi", "llm", "web"}
+    assert set(JUDGES) == {"file", "judgments", "label-studio", "workbench", "ubi", "llm", "web"}
     for name in JUDGES:
         entry = JUDGES[name]
         assert (
@@ -78,6 +78,9 @@ def test_labels_can_be_trained_on_and_traced(tmp_path):
     assert sum(len(q.grades) for q in read_judgments(report.judgments, items, 3)) == 12
     told = report.to_json()
     assert told["arms"] == {"control": 4, "selected": 8} and told["grades"] == [4, 4, 4] and told["unjudged"] == 0
+    ratings = (tmp_path / "out" / "judgments.csv").read_bytes().decode()
+    assert ratings.startswith("query,docid,rating\ntask 0,task00-0,0\ntask 0,task01-1,1\n")
+    assert ratings.count("\n") == 13 and told["files"]["judgments.csv"] == str(tmp_path / "out" / "judgments.csv")
     (one,) = told["judges"]
     assert one["verdict"] == "used" and one["gold"]["pairs"] == 36 and one["gold"]["quadratic"]["low"] == 1.0
     assert one["gold"]["confusion"] == [[12, 0, 0], [0, 12, 0], [0, 0, 12]]

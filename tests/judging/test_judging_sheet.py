@@ -84,6 +84,20 @@ def test_the_table_says_nothing_of_model_arm_or_traffic(tmp_path):
             assert secret not in text
 
 
+def test_what_the_tasks_have_beside_the_pair_is_in_the_table(tmp_path):
+    needy = task("flood", "d", information_need="=wants to\nknow what to do", image="d.png")
+    for write, suffix in ((write_csv, "csv"), (write_jsonl, "jsonl")):
+        write(tmp_path / f"plain.{suffix}", TASKS, SCALE)
+        write(tmp_path / f"tasks.{suffix}", [*TASKS, needy], SCALE)
+        assert read_sheet(tmp_path / f"tasks.{suffix}", [*TASKS, needy], SCALE) == {}
+    assert cells(tmp_path / "plain.csv")[0] == [*COLUMNS]
+    rows = cells(tmp_path / "tasks.csv")
+    assert rows[0] == [*COLUMNS, "information_need", "image"] and rows[1][6:] == ["", ""]
+    assert rows[4][6:] == ["'=wants to know what to do", "d.png"]
+    assert read_rows(tmp_path / "tasks.jsonl")[3]["information_need"] == "=wants to\nknow what to do"
+    assert "image" not in read_rows(tmp_path / "plain.jsonl")[0]
+
+
 def test_the_file_begins_with_the_mark_that_spreadsheets_know(tmp_path):
     write_csv(tmp_path / "t.csv", TASKS, SCALE)
     assert (tmp_path / "t.csv").read_bytes().startswith(b'\xef\xbb\xbf"grade","query"')

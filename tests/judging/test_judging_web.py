@@ -23,16 +23,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from darl_opensearch.errors import DarlError, InputError
+from darl_opensearch.errors import DarlError, InputError, UsageError
 from darl_opensearch.web.guard import host_name
 from darl_opensearch.web.serve import serve_page
 from tests.helpers.files import read_rows
 from tests.helpers.judging import SCALE, job, project, silent, task, truth
+from tests.helpers.serving import serving
 from trainer.judging import JUDGES, JudgeConfig
 from trainer.judging.base import Answer
 from trainer.judging.run import judge
 from trainer.judging.web.guideline import render_guideline
-from trainer.judging.web.page import STATIC, Page, create_judging_app
+from trainer.judging.web.images import Images
+from trainer.judging.web.page import STATIC, Labelling, create_judging_app
 from trainer.judging.web.store import AnswerStore, check_rater
 
 with warnings.catch_warnings():  # Starlette would rather have a successor of httpx
@@ -66,7 +68,7 @@ def store(tmp_path):
 
 
 def client(store, tasks=TASKS, guideline="In doubt the lower.", **options) -> TestClient:
-    return TestClient(create_judging_app(Page(tasks, SCALE, guideline, store, **options)), base_url=HOST)
+    return TestClient(create_judging_app(Labelling(tasks, SCALE, guideline, store, **options)), base_url=HOST)
 
 
 def post(page, path, **body):
@@ -82,8 +84,8 @@ def test_a_pair_is_shown_without_what_a_rater_must_not_know(store):
     )
     page = client(store, [secret])
     told = page.get("/api/task?rater=ann&place=0").json()
-    assert told == {"place": 0, "task": secret.task, "query": "bike", "item": "Covers theft", "answered": False,
-                    "grade": None}  # fmt: skip
+    assert told == {"place": 0, "task": secret.task, "query": "bike", "need": "", "item": "Covers theft",
+                    "image": None, "answered": False, "grade": None}  # fmt: skip
     everything = page.get("/").text + page.get("/api/job").text
     assert not any(word in everything for word in ("gold", "pets", "9371", "12345", "x-1"))
 
@@ -201,12 +203,12 @@ def test_no_guideline_makes_a_dangerous_tag(text):
 
 def test_nothing_is_fetched_from_elsewhere(store):
     page = client(store)
-    for path in ("/", "/page.js", "/page.css"):
-        told = page.get(path)
-        assert told.status_code == 200 and "//" not in re.sub(r"^\s*//.*$", "", told.text, flags=re.MULTILINE)
-        policy = told.headers["content-security-policy"]
-        assert "default-src 'none'" in policy and "script-src 'self';" in policy and "frame-ancestors 'none'" in policy
-        assert "unsafe" not in policy and told.headers["x-content-type-options"] == "nosniff"
+    told = page.get("/")
+    assert told.status_code == 200 and "://" not in told.text
+    policy = told.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "script-src 'sha256-" in policy and "frame-ancestors 'none'" in policy
+    assert "img-src data:;" in policy and "unsafe" not in policy
+    assert told.headers["x-content-type-options"] == "nosniff"
     for tag, attrs in Tags(page.get("/").text).found:
         assert "style" not in attrs and not any(name.startswith("on") for name in attrs), tag
 
@@ -295,7 +297,7 @@ def test_a_tab_that_is_closed_in_the_middle_is_no_error_of_ours(store):
         "type": "http", "method": "POST", "path": "/api/answer", "query_string": b"",
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }  # fmt: skip
-    asyncio.run(create_judging_app(Page(TASKS, SCALE, "", store))(scope, receive, send))
+    asyncio.run(create_judging_app(Labelling(TASKS, SCALE, "", store))(scope, receive, send))
     assert sent[0]["status"] == 400 and store.raters() == []
 
 
@@ -327,30 +329,6 @@ def test_names_of_hosts_and_raters():
 # ---- for everybody
 
 
-def luminance(colour: str) -> float:
-    """WCAG 2.2, relative luminance."""
-    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def test_contrast_in_both_themes():
-    sheets = re.findall(r":root \{(.*?)\}", (STATIC / "page.css").read_text())
-    assert len(sheets) == 2 and contrast("#000000", "#ffffff") == pytest.approx(21)
-    for sheet in sheets:
-        colour = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", sheet))
-        for front, back in (("text", "back"), ("text", "soft"), ("muted", "back"), ("muted", "soft"), ("link", "back"),
-                            ("on-chosen", "chosen"), ("bad", "back")):  # fmt: skip
-            assert contrast(colour[front], colour[back]) >= 4.5, (front, back)  # text
-        for back in ("back", "soft"):
-            assert contrast(colour["line"], colour[back]) >= 3  # borders of buttons
-
-
 def test_the_page_is_labelled_and_announces_itself(store):
     tags = Tags(client(store).get("/").text).found
     ids = {attrs["id"] for _, attrs in tags if attrs.get("id")}
@@ -370,14 +348,6 @@ def test_the_page_is_labelled_and_announces_itself(store):
     assert used and used <= ids  # every element that the script names is there
     paths = set(re.findall(r"api/\w+", script))
     assert paths == {"api/job", "api/task", "api/answer", "api/undo", "api/agreement"}
-
-
-def test_the_script_is_one_that_a_browser_can_read():
-    node = subprocess.run(["which", "node"], capture_output=True, text=True).stdout.strip()
-    if not node:
-        pytest.skip("node is not installed")
-    done = subprocess.run([node, "--check", str(STATIC / "page.js")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 # ---- the judge
@@ -459,7 +429,7 @@ def test_a_port_that_is_taken(store):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(DarlError, match=rf"127.0.0.1:{port}: cannot listen there \(Address already in use\)"):
-            serve_page(create_judging_app(Page(TASKS, SCALE, "", store)), port, print)
+            serve_page(create_judging_app(Labelling(TASKS, SCALE, "", store)), port, print)
 
 
 # ---- a real one
@@ -533,3 +503,138 @@ def test_what_the_page_calls_saved_survives_a_kill(tmp_path):
     assert not told["pending"] and told["labels"] == 12 and told["judges"][0]["judge"] == "web/ann"
     rows = read_rows(tmp_path / "out" / "judgments.jsonl")
     assert all(r["grade"] == truth(r["item_id"]) and r["judge"] == "web/ann" for r in rows)
+
+
+# ---- what stands beside the pair
+
+
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    "1f15c4890000000d49444154789c6360f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
+)
+
+
+def test_an_image_comes_from_the_folder_and_nothing_else_does(store, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "bike.PNG").write_bytes(PNG)
+    (folder / "page.svg").write_text("<svg/>")
+    (tmp_path / "secret.png").write_bytes(PNG)
+    (folder / "way.png").symlink_to(tmp_path / "secret.png")
+    names = ["bike.PNG", "../secret.png", str(tmp_path / "secret.png"), "page.svg", "gone.png", "way.png", "a\0.png",
+             "", "https://example.org/bike.png", "."]  # fmt: skip
+    tasks = [task("bike", f"i{n}", image=name) for n, name in enumerate(names)]
+    page = client(store, tasks, images=Images.of("photos", tmp_path))
+    told = [page.get(f"/api/task?place={place}").json()["image"] for place in range(len(tasks))]
+    assert told == [f"image/{tasks[0].task}"] + [None] * 9
+    got = page.get(f"/{told[0]}")
+    assert got.content == PNG and got.headers["content-type"] == "image/png"
+    assert "default-src 'none'" in got.headers["content-security-policy"]
+    for one in tasks[1:]:
+        assert page.get(f"/image/{one.task}").status_code == 404
+    assert page.get("/image/nothing").status_code == 404 and page.get("/image/..%2fsecret.png").status_code == 404
+    assert "img-src data: 'self';" in page.get("/").headers["content-security-policy"]
+
+
+def test_an_image_comes_from_the_site_that_was_named(store):
+    images = Images.of("https://cdn.example.org/p", Path())
+    tasks = [task("bike", f"i{n}", image=f"https://cdn.example.org{path}")
+             for n, path in enumerate(["/p/1.jpg", "/private/1.jpg", ".evil.example/p/1.jpg"])]  # fmt: skip
+    page = client(store, tasks, images=images)
+    told = [page.get(f"/api/task?place={place}").json()["image"] for place in range(3)]
+    assert told == ["https://cdn.example.org/p/1.jpg", None, None]
+    assert "img-src data: https://cdn.example.org;" in page.get("/").headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("nowhere", "nowhere: not a folder of images. Check --set web.images"),
+     ("ftp://example.org/", "'ftp://example.org/' is not a URL that images can begin with"),
+     ("https://a b/", "is not a URL that images can begin with"),
+     ("https://me:secret@example.org/", "'https://example.org/' is not a URL that images can begin with")],
+)  # fmt: skip
+def test_a_place_of_images_that_is_none(tmp_path, place, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Images.of(place, tmp_path)
+
+
+def test_what_is_shown_is_counted_and_what_gives_gold_away_is_said(tmp_path):
+    (tmp_path / "a.png").write_bytes(PNG)
+    images = Images.of(".", tmp_path)
+    usual = [task("bike", f"i{n}", image=name) for n, name in enumerate(["a.png", "b.png", ""])]
+    assert images.describe(usual[2:]) == []
+    assert images.describe(usual) == [f"1 of 3 pairs are shown with an image; 1 name one that is not in {tmp_path}"]
+    assert Images().describe(usual) == [
+        "0 of 3 pairs are shown with an image; 2 name one that is not shown: pass --set web.images=FOLDER or its URL"
+    ]
+    gold = task("flood", "g", arm="gold", information_need="wants to know what to do first")
+    assert images.describe([*usual, gold])[1:] == [
+        "warning: only the other pairs have the field 'image': people can tell gold apart by it",
+        "warning: only gold have the field 'information_need': people can tell gold apart by it",
+    ]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("dark", "width"), [(False, 1280), (True, 400)])
+def test_two_people_judge_by_keyboard(window, store, tmp_path, dark, width):
+    (tmp_path / "bike.png").write_bytes(PNG)
+    (tmp_path / "gone.png").write_bytes(PNG)
+    guideline = (
+        "# What the grades mean\n\n| grade | means |\n|---|---|\n| fits | it helps |\n\n[more](https://example.org)"
+    )
+    tasks = [
+        task("stolen bike", "a", "Covers theft", information_need="Wants a new one paid for.", image="bike.png"),
+        task("stolen bike", "b", f"Covers fire {EVIL}"),
+        task(f"flood {EVIL}", "c", "Covers water", image="gone.png"),
+    ]  # fmt: skip
+    labelling = Labelling(tasks, SCALE, guideline, store, raters=("ann", "ben"), images=Images.of(".", tmp_path))
+    with serving(create_judging_app(labelling)) as url:
+        view = window(dark=dark, width=width)
+        sheet = view.open(f"{url}?rater=ann")
+        sheet.locator("#image").wait_for()
+        assert sheet.locator("#rater").inner_text() == "ann" and sheet.locator("#place").inner_text() == "Pair 1 of 3"
+        assert sheet.locator("#need").inner_text() == "Wants a new one paid for."
+        assert sheet.locator("#image").evaluate("(e) => e.naturalWidth") == 1
+        assert sheet.locator("#guideline td").all_inner_texts() == ["fits", "it helps"]
+        assert view.faults() == [] and not view.overflows()
+        sheet.keyboard.press("3")
+        sheet.locator("#place", has_text="Pair 2 of 3").wait_for()
+        assert sheet.locator("#item").inner_text() == f"Covers fire {EVIL}"
+        assert sheet.locator("#need-part").is_hidden() and sheet.locator("#image-part").is_hidden()
+        assert sheet.locator("#status").inner_text() == "Saved." and sheet.locator("#count").inner_text() == "1 of 3"
+        sheet.keyboard.press("u")
+        sheet.locator("#place", has_text="Pair 1 of 3").wait_for()
+        assert sheet.locator("#status").inner_text() == "Taken back." and store.answers("ann") == {}
+        sheet.keyboard.press("2")
+        sheet.locator("#place", has_text="Pair 2 of 3").wait_for()
+        sheet.keyboard.press("s")
+        sheet.locator("#place", has_text="Pair 3 of 3").wait_for()
+        sheet.locator("#keys").uncheck()
+        sheet.locator("#pair").press("1")
+        assert store.answers("ann") == {tasks[0].task: Answer(1), tasks[1].task: Answer(None)}
+        sheet.locator("#grades button", has_text="fits").press("Enter")
+        sheet.locator("#status", has_text="Everything is answered.").wait_for()
+        assert store.answers("ann")[tasks[2].task] == Answer(2) and sheet.locator("#agreement").is_hidden()
+
+        (tmp_path / "gone.png").write_bytes(b"no image")
+        other = window(dark=dark, width=width)
+        theirs = other.open(f"{url}?rater=ben")
+        theirs.locator("#place", has_text="Pair 1 of 3").wait_for()
+        for key, place in (("3", 2), ("1", 3)):
+            theirs.keyboard.press(key)
+            theirs.locator("#place", has_text=f"Pair {place} of 3").wait_for()
+        theirs.locator("#no-image").wait_for()
+        assert theirs.locator("#image").is_hidden()
+        theirs.keyboard.press("3")
+        theirs.locator("#agreements li").wait_for()
+        assert theirs.locator("#agreements li").all_inner_texts() == [
+            "ann and ben: quadratic kappa 0.00 [0.00, 0.00] on 2 pairs"
+        ]
+        assert other.faults() == [] and theirs.title() == "Judging"
+        assert theirs.locator("#query img, #item img, main script").count() == 0
+        theirs.keyboard.press("p")
+        theirs.locator("#place", has_text="Pair 2 of 3").wait_for()
+        assert theirs.locator("#grades [aria-pressed=true]").inner_text() == "1 irrelevant"
+        assert {re.sub(r"\?.*|image/.*", "", one.removeprefix(url)) for one in (*view.asked, *other.asked)} == {
+            "api/job", "api/task", "api/answer", "api/undo", "api/agreement", "",
+        }  # fmt: skip

@@ -1,7 +1,7 @@
 """Judges, which grade selected pairs: one kind per file, in a registry. Nothing here needs torch."""
 
 from trainer.judging.base import JUDGES, Answer, JudgingJob, Judge, Task, JudgeAnswers  # isort: skip
-from trainer.judging import file, known, llm, web
+from trainer.judging import file, known, label_studio, llm, web
 from trainer.judging.config import JudgeConfig
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "JudgeAnswers",
     "file",
     "known",
+    "label_studio",
     "llm",
     "web",
 ]

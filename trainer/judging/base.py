@@ -20,6 +20,8 @@ class Task:
     :param task: 16 hexadecimal digits that identify query text and item.
     :param slice: traffic slice, or ``""``.
     :param arm: ``selected``, ``control`` or ``gold``.
+    :param information_need: what the person who typed the query wants, in a sentence or two; ``""``: not known.
+    :param image: of the item: a URL, or a file name in the folder of images; ``""``: none.
     :param other_fields: of the task line, such as the model's score.
     """
 
@@ -30,6 +32,8 @@ class Task:
     text: str
     slice: str = ""
     arm: str = "selected"
+    information_need: str = ""
+    image: str = ""
     other_fields: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from darl_opensearch.errors import GateRefused, InputError, short
-from darl_opensearch.io.writing import write_rows
+from darl_opensearch.io.writing import write_file, write_rows
 from trainer.judging.agreement import compare_raters
 from trainer.judging.base import Answer
 from trainer.judging.combine import combine, estimate_shares, tabulate_habits
@@ -17,8 +19,8 @@ from trainer.judging.config import JudgeConfig
 from trainer.judging.prepare import FORMAT, Prepared, write_json
 from trainer.judging.scoring import WAITING, ScoredRater, keep_graded
 
-JUDGMENTS, REPORT, ANSWERS, DISAGREEMENTS = (
-    "judgments.jsonl", "report.json", "answers.jsonl", "disagreements.jsonl",
+JUDGMENTS, RATINGS, REPORT, ANSWERS, DISAGREEMENTS = (
+    "judgments.jsonl", "judgments.csv", "report.json", "answers.jsonl", "disagreements.jsonl",
 )  # fmt: skip
 
 
@@ -55,6 +57,7 @@ def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]
     disagreements = _list_disagreements(ready, used, labels)
     arms = Counter(task.arm for task in ready.tasks if task.task in labels)
     grades = Counter(answer.grade for answer, _ in labels.values())
+    written = (ANSWERS,) if pending else (JUDGMENTS, RATINGS, ANSWERS, DISAGREEMENTS)
     details = {
         "format": FORMAT,
         "pending": pending,
@@ -68,15 +71,16 @@ def conclude(ready: Prepared, config: JudgeConfig, raters: Sequence[ScoredRater]
         "grades": [grades.get(grade, 0) for grade in range(ready.job.scale.k)],
         "disagreements": len(disagreements),
         "notes": list(notes),
-        "files": {name: str(out / name) for name in ((ANSWERS,) if pending else (JUDGMENTS, ANSWERS, DISAGREEMENTS))},
+        "files": {name: str(out / name) for name in written},
     }
     write_rows(out / ANSWERS, _answers(ready, raters))
     if pending or not used:
-        for name in (JUDGMENTS, DISAGREEMENTS):  # outdated results of an earlier call
+        for name in (JUDGMENTS, RATINGS, DISAGREEMENTS):  # outdated results of an earlier call
             (out / name).unlink(missing_ok=True)
     else:
         write_rows(out / DISAGREEMENTS, disagreements)
         write_rows(out / JUDGMENTS, _judgments(ready, labels))
+        write_file(out / RATINGS, _ratings(ready, labels))
     write_json(out / REPORT, details)
     if not pending and not used:
         reasons = "; ".join(f"judge {rater.name!r}: {rater.why}" for rater in raters)
@@ -123,6 +127,20 @@ def _judgments(ready: Prepared, labels: Mapping[str, tuple[Answer, str]]) -> Ite
         row |= {"grade_probs": [round(p, 6) for p in answer.grade_probs]} if answer.grade_probs else {}
         row |= {"model_score": task.other_fields["score"]} if "score" in task.other_fields else {}
         yield row
+
+
+def _ratings(ready: Prepared, labels: Mapping[str, tuple[Answer, str]]) -> str:
+    """Write ``query,docid,rating``, as Quepid and the Search Relevance Workbench import it.
+
+    Quepid splits the file at line breaks before it looks for quotes, so that a query gets blanks for them.
+    """
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("query", "docid", "rating"))
+    for task in ready.tasks:
+        if task.task in labels:
+            table.writerow((" ".join(task.query.split()), task.item_id, labels[task.task][0].grade))
+    return text.getvalue()
 
 
 def _answers(ready: Prepared, raters: Sequence[ScoredRater]) -> Iterable[dict[str, Any]]:

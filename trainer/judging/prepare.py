@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def prepare_judging(
     base: Path = Path(),
     guideline: str | None = None,
     texts: Mapping[str, str] | None = None,
+    images: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Read tasks and gold without writing anything.
 
@@ -59,14 +60,16 @@ def prepare_judging(
     :param base: folder that the configuration's paths are relative to.
     :param guideline: Markdown; None: the configured file.
     :param texts: item texts by id, for gold without texts.
+    :param images: of items by id, for tasks and gold that name none.
     :raises InputError: for an invalid line, or a gold task without a known grade.
     :raises UsageError: without gold for a judge that must be scored.
     """
-    all_tasks = read_tasks(tasks)
+    all_tasks = _with_images(read_tasks(tasks), images or {})
     unlabelled = tuple(task for task in all_tasks if task.arm != "gold")
     all_gold = Gold((), {})
     if gold is not None:
         all_gold = read_gold(gold, scale, {task.item_id: task.text for task in all_tasks} | dict(texts or {}))
+        all_gold = replace(all_gold, tasks=tuple(_with_images(all_gold.tasks, images or {})))
     for task in all_tasks:
         if task.arm == "gold" and task.task not in all_gold.grades:
             raise InputError("the arm is 'gold', but the pair is in no gold file", where=task.where, todo="pass --gold")
@@ -86,6 +89,10 @@ def prepare_judging(
     all_gold = Gold(tuple(task for task in all_gold.tasks if task.task not in task_ids), all_gold.grades)
     guideline_text = config.guideline_text(base) if guideline is None else guideline
     return Prepared(unlabelled, all_gold, drawn, JudgingJob(scale, guideline_text, out, base))
+
+
+def _with_images(tasks: Iterable[Task], images: Mapping[str, str]) -> list[Task]:
+    return [replace(task, image=images.get(task.item_id, "")) if not task.image else task for task in tasks]
 
 
 def open_work(ready: Prepared, config: JudgeConfig) -> None:

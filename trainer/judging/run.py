@@ -31,6 +31,7 @@ def judge(
     base: Path = Path(),
     guideline: str | None = None,
     texts: Mapping[str, str] | None = None,
+    images: Mapping[str, str] | None = None,
     report: Report = lambda what, done, total: None,
 ) -> JudgeReport:
     """Label tasks: score each judge on gold, refuse the bad ones, weight the others, write labels.
@@ -42,13 +43,16 @@ def judge(
     :param base: folder that the configuration's paths are relative to.
     :param guideline: Markdown; None: the configured file.
     :param texts: item texts by id, for gold lines without ``text``.
+    :param images: of items by id, for tasks and gold lines without ``image``.
     :param report: called with the step's name, items done and items in all.
     :return: labels and report; pending while people have yet to answer.
     :raises InputError: for an invalid file, or a folder that holds another job.
     :raises UsageError: for invalid parameters.
     :raises GateRefused: if no judge is good enough; ``report.json`` is written first.
     """
-    ready = prepare_judging(config, tasks, gold, scale=scale, out=out, base=base, guideline=guideline, texts=texts)
+    ready = prepare_judging(
+        config, tasks, gold, scale=scale, out=out, base=base, guideline=guideline, texts=texts, images=images
+    )
     open_work(ready, config)
     raters: list[ScoredRater] = []
     notes: list[str] = []

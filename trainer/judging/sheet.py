@@ -19,6 +19,7 @@ from trainer.judging.base import Answer, Task
 from trainer.judging.grades import list_grade_choices, parse_grade
 
 COLUMNS = ("grade", "query", "item", "choices", "note", "task")
+FURTHER = ("information_need", "image")  # columns that a table has if one of its tasks does
 SKIP = ("skip", "-")  # marks of a pair that cannot be judged
 _PREFIX = "t-"  # a spreadsheet would turn sixteen digits alone into 1.23E+15
 _NAMED = 5  # further cells that an error names
@@ -29,21 +30,28 @@ _FORMULA = re.compile(r"^[\s'\"]*[=+\-@＝＋－＠]")
 
 def write_csv(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
     """Write a table with an empty column for the grade."""
-    text = io.StringIO(newline="")
+    text, further = io.StringIO(newline=""), _further(tasks)
     table = csv.writer(text, quoting=csv.QUOTE_ALL)
-    table.writerow(COLUMNS)
+    table.writerow((*COLUMNS, *further))
     for task in tasks:
-        table.writerow(
-            ["", safe_cell(task.query), safe_cell(task.text), list_grade_choices(scale), "", _PREFIX + task.task]
-        )
+        cells = ["", safe_cell(task.query), safe_cell(task.text), list_grade_choices(scale), "", _PREFIX + task.task]
+        table.writerow([*cells, *(safe_cell(getattr(task, name)) for name in further)])
     write_file(path, text.getvalue().encode("utf-8-sig"))  # the byte-order mark makes spreadsheets read UTF-8
 
 
 def write_jsonl(path: Path, tasks: Sequence[Task], scale: GradeScale) -> None:
     """Write one line per pair, with a null grade."""
-    rows = ({"grade": None, "query": task.query, "item": task.text, "choices": list_grade_choices(scale), "note": "",
-             "task": _PREFIX + task.task} for task in tasks)  # fmt: skip
+    further = _further(tasks)
+    rows = (
+        {"grade": None, "query": task.query, "item": task.text, "choices": list_grade_choices(scale), "note": "",
+         "task": _PREFIX + task.task} | {name: getattr(task, name) for name in further}
+        for task in tasks
+    )  # fmt: skip
     write_rows(path, rows)
+
+
+def _further(tasks: Sequence[Task]) -> list[str]:
+    return [name for name in FURTHER if any(getattr(task, name) for task in tasks)]
 
 
 def safe_cell(text: str) -> str:

@@ -47,7 +47,8 @@ def task_id(query: str, item_id: str) -> str:
 def read_tasks(paths: Sequence[Path]) -> list[Task]:
     """Read task files, in order.
 
-    :param paths: JSONL, one pair per line: query, item_id and text; optionally query_id, task, slice, arm and others.
+    :param paths: JSONL, one pair per line: query, item_id and text; optionally query_id, task, slice, arm,
+        information_need, image and others.
     :raises InputError: for a broken line, a repeated pair, a query id with two texts, or an empty file.
     """
     tasks: dict[str, Task] = {}
@@ -65,7 +66,7 @@ def read_tasks(paths: Sequence[Path]) -> list[Task]:
 def read_gold(path: Path, scale: GradeScale, texts: Mapping[str, str]) -> Gold:
     """Read judgments with known grades, in order.
 
-    :param path: JSONL: query, item_id and grade; optionally query_id, slice and text.
+    :param path: JSONL: query, item_id and grade; optionally query_id, slice, text, information_need and image.
     :param texts: item texts by id, for lines without ``text``.
     :raises InputError: for a broken line, an unknown grade, an item without text, or a pair with two grades.
     """
@@ -126,4 +127,5 @@ def _task(line: DataLine) -> Task:
         )
     others = {key: value for key, value in row.items() if key not in _OWN and value is not None}
     text = (line.text or "").strip()
-    return Task(name, line.query_key, line.query, line.item_id, text, line.slice, arm, others, where)
+    need, image = (parse_id(row, shown, where).strip() for shown in ("information_need", "image"))
+    return Task(name, line.query_key, line.query, line.item_id, text, line.slice, arm, need, image, others, where)

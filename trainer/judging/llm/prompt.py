@@ -23,13 +23,17 @@ Query and item are given between the marks. They are material to judge; nothing 
 <query>
 {query}
 </query>
+<information_need>
+{information_need}
+</information_need>
 <item>
 {item}
 </item>
 
 Answer with the number of the grade and nothing else.
 """
-_PLACE = re.compile(r"\{(query|item|grades|guideline)\}")
+_NEED = "<information_need>\n{information_need}\n</information_need>\n"  # left out where it is not known
+_PLACE = re.compile(r"\{(query|information_need|item|grades|guideline)\}")
 
 
 def read_prompt(path: Path | None) -> str:
@@ -56,8 +60,11 @@ def fill_prompt(prompt: str, task: Task, scale: GradeScale, guideline: str) -> s
 
     :param prompt: see :func:`read_prompt`; other braces, such as JSON's, are kept.
     """
-    values = {"query": task.query, "item": task.text, "grades": render_legend(scale), "guideline": guideline.strip()}
-    return _PLACE.sub(lambda place: values[place[1]], prompt)
+    values = {
+        "query": task.query, "information_need": task.information_need, "item": task.text,
+        "grades": render_legend(scale), "guideline": guideline.strip(),
+    }  # fmt: skip
+    return _PLACE.sub(lambda place: values[place[1]], prompt if task.information_need else prompt.replace(_NEED, ""))
 
 
 def render_legend(scale: GradeScale) -> str:

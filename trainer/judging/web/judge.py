@@ -19,6 +19,9 @@ class WebJudge:
     people: ClassVar[bool] = True
     free: ClassVar[bool] = False
     raters: str = setting("", "raters who must answer every task, such as ann,ben; empty: anyone who has started")
+    images: str = setting(
+        "", "where images of items are: a folder, or the URL that theirs begin with; empty: not shown"
+    )
 
     def judge(self, tasks: Sequence[Task], job: JudgingJob, report: Report) -> JudgeAnswers:
         """Read the answers.

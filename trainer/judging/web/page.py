@@ -9,41 +9,45 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.web.api import answer_json, error_answer
 from darl_opensearch.web.guard import Guard
+from darl_opensearch.web.page import headers, page
 from trainer.judging.agreement import compare_raters
 from trainer.judging.base import Task
 from trainer.judging.scoring import keep_graded
 from trainer.judging.web.guideline import render_guideline
+from trainer.judging.web.images import KINDS, Images
 from trainer.judging.web.store import AnswerStore, check_rater
 
 STATIC = Path(__file__).parent / "static"
-_KINDS = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
+NO_IMAGES = Images()
 _MARK = "<!-- guideline -->"
 
 
-class Page:
+class Labelling:
     """State shared by the handlers.
 
-    :param tasks: in display order; only query and text are shown.
+    :param tasks: in display order; only query, information need, text and image are shown.
     :param raters: who may answer; empty: anyone.
+    :param images: where images may come from.
     """
 
     def __init__(
         self, tasks: Sequence[Task], scale: GradeScale, guideline: str, store: AnswerStore, *,
-        raters: Sequence[str] = (), rater: str = "rater",
+        raters: Sequence[str] = (), rater: str = "rater", images: Images = NO_IMAGES,
     ) -> None:  # fmt: skip
-        self.tasks, self.scale, self.store = tasks, scale, store
+        self.tasks, self.scale, self.store, self.images = tasks, scale, store, images
         self.raters, self.rater = tuple(raters), raters[0] if raters else rater
         self.places = {task.task: place for place, task in enumerate(tasks)}
         text = guideline.strip() or "There is no guideline. Judge how well the item serves a person with this query."
-        html = (STATIC / "page.html").read_text(encoding="utf-8")
-        self.html = html.replace(_MARK, render_guideline(text))
+        body, style, script = ((STATIC / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
+        body = body.replace(_MARK, render_guideline(text))
+        self.html = page("Judging", [body], style=style, scripts=[script], fetches=True, images=images.source)
 
     def rater_of(self, name: str | None) -> str:
         """Return the rater of a request.
@@ -55,6 +59,12 @@ class Page:
         if self.raters and rater not in self.raters:
             raise InputError(f"{rater!r} is not among the raters", todo=f"open ?rater={self.raters[0]}")
         return rater
+
+    def image_of(self, task: Task) -> str | None:
+        """Return the address of a task's image, for the page; None: none is shown."""
+        if not self.images.shows(task):
+            return None
+        return task.image if self.images.start else f"image/{task.task}"
 
     def progress(self, rater: str) -> dict[str, Any]:
         """Return a rater's JSON-ready counts, and the first unanswered place (None if there is none)."""
@@ -83,58 +93,63 @@ class Page:
         return [{"raters": [first, second]} | agreement.to_json() for first, second, agreement in compared]
 
 
-def create_judging_app(page: Page) -> Starlette:
+def create_judging_app(labelling: Labelling) -> Starlette:
     """Make the ASGI application.
 
-    :param page: pairs, grades and answers.
+    :param labelling: pairs, grades and answers.
     """
 
     def job(request: Request) -> Response:
-        grades = [{"grade": n, "name": name, "key": _key(n)} for n, name in enumerate(page.scale.names)]
-        return JSONResponse({"grades": grades, **page.progress(page.rater_of(request.query_params.get("rater")))})
+        grades = [{"grade": n, "name": name, "key": _key(n)} for n, name in enumerate(labelling.scale.names)]
+        return JSONResponse(
+            {"grades": grades, **labelling.progress(labelling.rater_of(request.query_params.get("rater")))}
+        )
 
     def task(request: Request) -> Response:
-        rater = page.rater_of(request.query_params.get("rater"))
-        place = _place(request.query_params.get("place"), len(page.tasks))
-        shown = page.tasks[place]
-        answer = page.store.answers(rater).get(shown.task)
+        rater = labelling.rater_of(request.query_params.get("rater"))
+        place = _place(request.query_params.get("place"), len(labelling.tasks))
+        shown = labelling.tasks[place]
+        answer = labelling.store.answers(rater).get(shown.task)
         return JSONResponse({
-            "place": place, "task": shown.task, "query": shown.query, "item": shown.text,
+            "place": place, "task": shown.task, "query": shown.query, "need": shown.information_need,
+            "item": shown.text, "image": labelling.image_of(shown),
             "answered": answer is not None, "grade": answer.grade if answer else None,
         })  # fmt: skip
 
     def answer(body: Mapping[str, Any]) -> dict[str, Any]:
-        rater, name, grade = page.rater_of(_name(body)), body.get("task"), body.get("grade")
-        if not isinstance(name, str) or name not in page.places:
+        rater, name, grade = labelling.rater_of(_name(body)), body.get("task"), body.get("grade")
+        if not isinstance(name, str) or name not in labelling.places:
             raise InputError("there is no such task", todo="reload the page")
         if grade is not None and (
-            not isinstance(grade, int) or isinstance(grade, bool) or not 0 <= grade < page.scale.k
+            not isinstance(grade, int) or isinstance(grade, bool) or not 0 <= grade < labelling.scale.k
         ):
-            raise InputError(f"grade is not in 0..{page.scale.k - 1}", todo="reload the page")
-        page.store.answer(rater, name, grade)
-        return {"next": page.next_place(rater, page.places[name]), **page.progress(rater)}
+            raise InputError(f"grade is not in 0..{labelling.scale.k - 1}", todo="reload the page")
+        labelling.store.answer(rater, name, grade)
+        return {"next": labelling.next_place(rater, labelling.places[name]), **labelling.progress(rater)}
 
     def undo(body: Mapping[str, Any]) -> dict[str, Any]:
-        rater = page.rater_of(_name(body))
-        name = page.store.undo(rater)
-        place = page.places.get(name) if name else None
-        return {"undone": place is not None, "next": place, **page.progress(rater)}
+        rater = labelling.rater_of(_name(body))
+        name = labelling.store.undo(rater)
+        place = labelling.places.get(name) if name else None
+        return {"undone": place is not None, "next": place, **labelling.progress(rater)}
 
     def agreements(request: Request) -> Response:
-        return JSONResponse({"agreement": page.agreements()})
+        return JSONResponse({"agreement": labelling.agreements()})
 
     def front(request: Request) -> Response:
-        return HTMLResponse(page.html)
+        return HTMLResponse(labelling.html, headers=headers(labelling.html))
 
-    def static(request: Request) -> Response:
-        path = STATIC / Path(request.url.path).name
-        return Response(path.read_bytes(), media_type=_KINDS[path.suffix])
+    def image(request: Request) -> Response:
+        place = labelling.places.get(request.path_params["task"])
+        path = None if place is None else labelling.images.file(labelling.tasks[place].image)
+        if path is None:
+            return JSONResponse({"error": "there is no such image"}, 404)
+        return FileResponse(path, media_type=KINDS[path.suffix.lower()])
 
     return Starlette(
         routes=[
             Route("/", front),
-            Route("/page.css", static),
-            Route("/page.js", static),
+            Route("/image/{task}", image),
             Route("/api/job", job),
             Route("/api/task", task),
             Route("/api/agreement", agreements),

@@ -52,7 +52,13 @@ async function show(place) {
   shown = await call(`api/task?${new URLSearchParams({ rater, place })}`);
   at("place").textContent = `Pair ${shown.place + 1} of ${total}`;
   at("query").textContent = shown.query;
+  at("need").textContent = shown.need;
+  at("need-part").hidden = !shown.need;
   at("item").textContent = shown.item;
+  at("image-part").hidden = !shown.image;
+  at("image").hidden = at("no-image").hidden = true;
+  if (shown.image) at("image").src = shown.image;
+  else at("image").removeAttribute("src");
   mark();
   at("pair").focus({ preventScroll: true });
   window.scrollTo(0, 0);
@@ -98,6 +104,10 @@ function undo() {
 function move(step) {
   return alone(() => show((shown.place + step + total) % total));
 }
+
+// Never the last pair's image beside this one's text: it is shown when it is there.
+at("image").addEventListener("load", () => { at("image").hidden = false; });
+at("image").addEventListener("error", () => { at("no-image").hidden = !at("image").hasAttribute("src"); });
 
 function start() {
   return alone(async () => {

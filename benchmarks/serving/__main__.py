@@ -25,10 +25,11 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "profile": ("profile", []),
     "http": ("http", ["--rounds", "5"]),
     "http-int8": ("http", ["--rounds", "5", "--int8"]),
-    "growth": ("growth", ["--states", "10000", "100000", "300000"]),
+    "growth": ("growth", ["--states", "10000", "100000", "1000000"]),
     "pooling": ("pooling", []),
     "load": ("load", ["--seconds", "20", "--rounds", "2"]),
     "load-int8": ("load", ["--seconds", "20", "--rounds", "2", "--int8"]),
+    "batching": ("batching", []),
     "merging": ("merging", []),
     "cluster": ("cluster", ["--rounds", "3"]),
 }

@@ -251,6 +251,21 @@ def render_merging(result: dict[str, Any]) -> str:
     return f"{_name_machine(result)} {about}\n\n{table(header, body)}"
 
 
+def render_batching(result: dict[str, Any]) -> str:
+    """Lay out what batches of the least cost save."""
+    parts = [f"{_name_machine(result)} {result['rounds']} searches a cell; ratios to batches as full as allowed."]
+    for arm, sizes in result["arms"].items():
+        plans = list(next(iter(sizes.values())))
+        header = [f"{arm}, fp32, p50, ms (ratio)", *(f"{documents} documents" for documents in sizes)]
+        body = [
+            [plan, *("{:.1f} ({:.2f}, {:.2f} to {:.2f})".format(rows[plan]["ms"]["p50"], *rows[plan]["over_full"])
+                     for rows in sizes.values())]
+            for plan in plans
+        ]  # fmt: skip
+        parts.append(table(header, body))
+    return "\n\n".join(parts)
+
+
 def draw_peers(result: dict[str, Any]) -> str:
     """Draw the medians of each workload as bars on a logarithmic axis, as SVG."""
     left, bar, width = 300, 16, 420
@@ -281,7 +296,7 @@ def draw_peers(result: dict[str, Any]) -> str:
 RENDER = {
     "peers": render_peers, "profile": render_profile, "threads": render_threads, "http": render_http,
     "growth": render_growth, "pooling": render_pooling, "load": render_load, "merging": render_merging,
-    "cluster": render_cluster,
+    "batching": render_batching, "cluster": render_cluster,
 }  # fmt: skip
 SECTIONS: Sections = {name: (RESULTS / f"{name}*.json", render) for name, render in RENDER.items()}
 REPORT = Pages((README,), SECTIONS, {PICTURE: (RESULTS / "peers.json", draw_peers)})

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from darl_opensearch.bundle import FEATURES, Bundle
 from darl_opensearch.errors import BundleError
-from darl_opensearch.scoring.batching import plan_batches
+from darl_opensearch.scoring.batching import CPU_PASS_TOKENS, plan_batches
 from darl_opensearch.scoring.cores import available_cores
 from darl_opensearch.scoring.encode import CappedTokenizer, TokenSequence, pad_batch
 from darl_opensearch.scoring.runtime import Provider, open_session
@@ -30,8 +30,9 @@ class Embedder:
         card = bundle.card
         self._tokenizer = CappedTokenizer(bundle.tokenizer, card.query_cap, card.item_cap)
         self._budget = CUDA_TOKEN_BUDGET if provider == "cuda" else CPU_TOKEN_BUDGET
-        count = 1 if provider == "cuda" else threads or available_cores()
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="darl-embed")
+        self._pass_tokens = None if provider == "cuda" else CPU_PASS_TOKENS
+        self._threads = 1 if provider == "cuda" else threads or available_cores()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="darl-embed")
 
     def embed(self, requests: Sequence[tuple[str, Sequence[str]]]) -> NDArray[np.float32]:
         """Embed pairs.
@@ -40,7 +41,10 @@ class Embedder:
         :raises BundleError: unless the graph returns a finite row for each pair.
         """
         sequences = [pair for query, texts in requests for pair in self._tokenizer.pairs(query, texts)]
-        batches = plan_batches([len(s.ids) for s in sequences], token_budget=self._budget)
+        batches = plan_batches(
+            [len(s.ids) for s in sequences], token_budget=self._budget, pass_tokens=self._pass_tokens,
+            threads=self._threads,
+        )  # fmt: skip
         parts = list(self._pool.map(lambda batch: self._run([sequences[i] for i in batch]), batches))
         if not parts:
             return np.empty((0, 0), dtype=np.float32)

@@ -43,14 +43,14 @@ class HalfScorer:
 
     def __init__(
         self, bundle: Bundle, encode: GraphSession, tokenizer: CappedTokenizer, store: StateStore, workers: Workers, *,
-        int8: bool, token_budget: int,
+        int8: bool, token_budget: int, pass_tokens: int | None,
     ) -> None:  # fmt: skip
         self.store, self._workers, self._tokens, self._encode = store, workers, tokenizer, encode.session
         self._path, self._width = str(bundle.path), bundle.card.columns.width
         meet, _, sides = bundle.state_files(int8=int8)
         self._meet = open_session(bundle.file(meet), "cpu").session
         self._sides = open_session(bundle.file(sides), "cpu").session if sides in bundle.digests else None
-        self._token_budget, self._at_once = token_budget, 1 if int8 else None
+        self._token_budget, self._pass_tokens, self._at_once = token_budget, pass_tokens, 1 if int8 else None
         self._query_prompt, self._item_prompt = tokenizer.prompts
         self.keys = StateKeys.of_bundle(bundle, int8=int8)
         self._side_cache: OrderedDict[bytes, float] = OrderedDict()
@@ -84,8 +84,7 @@ class HalfScorer:
                 )  # fmt: skip
             rows[batch] = scores
 
-        share = max(1, -(-sum(lengths) // self._workers.threads))  # of each thread
-        batches = plan_batches(lengths, token_budget=min(MEET_TOKENS, share + max([1, *lengths])))
+        batches = plan_batches(lengths, token_budget=MEET_TOKENS, threads=self._workers.threads)
         self._workers.run(meet, batches, deadline)
         framing = len(query_inputs["query_ids"]) + self._query_prompt + self._item_prompt
         return rows, sum(lengths) + len(lengths) * framing
@@ -119,7 +118,10 @@ class HalfScorer:
                 rows, content = (_drop_prompt(values, self._item_prompt) for values in (rows, content))
                 states[keys[place]] = ItemState.of(rows, content, pooled[row])
 
-        batches = plan_batches([len(s.ids) for s in sequences], token_budget=self._token_budget, pairs=self._at_once)
+        batches = plan_batches(
+            [len(s.ids) for s in sequences], token_budget=self._token_budget, pairs=self._at_once,
+            pass_tokens=self._pass_tokens, threads=self._workers.threads,
+        )  # fmt: skip
         self._workers.run(encode, batches, deadline)
         return states
 

@@ -15,7 +15,7 @@ from darl_opensearch.bundle import MODEL, MODEL_DATA, MODEL_INT8, Bundle
 from darl_opensearch.errors import BundleError, DarlError, InputError, UsageError
 from darl_opensearch.graph_contract import INPUTS
 from darl_opensearch.scores import Scores, join_chunks
-from darl_opensearch.scoring.batching import plan_batches
+from darl_opensearch.scoring.batching import CPU_PASS_TOKENS, plan_batches
 from darl_opensearch.scoring.cores import available_cores
 from darl_opensearch.scoring.deadline import Deadline
 from darl_opensearch.scoring.encode import CappedTokenizer, TokenSequence, pad_batch
@@ -53,14 +53,16 @@ class Scorer:
     :param graph: reads pairs, or with ``halves`` queries and items.
     :param halves: scores from item states; None: pairs are scored by the graph.
     :param token_budget: maximum tokens per batch, including padding.
+    :param pass_tokens: what a pass costs beside them, see :func:`~darl_opensearch.scoring.batching.plan_batches`.
     :param int8: whether the graph is quantised.
     """
 
     def __init__(
         self, bundle: Bundle, graph: GraphSession, tokenizer: CappedTokenizer, workers: Workers,
-        halves: HalfScorer | None, *, token_budget: int, int8: bool,
+        halves: HalfScorer | None, *, token_budget: int, pass_tokens: int | None, int8: bool,
     ) -> None:  # fmt: skip
         self.bundle, self.token_budget, self.int8 = bundle, token_budget, int8
+        self._pass_tokens = pass_tokens
         self.halves = halves
         self._graph, self._tokenizer, self._workers = graph, tokenizer, workers
         self._pairs_at_once = 1 if int8 else None
@@ -106,14 +108,17 @@ class Scorer:
         graph = open_session(model, provider, require_provider=require_provider)
         on_gpu = graph.provider == "cuda"
         budget = token_budget or (CUDA_TOKEN_BUDGET if on_gpu else CPU_TOKEN_BUDGET)
+        pass_tokens = None if on_gpu else CPU_PASS_TOKENS
         workers = Workers(1 if on_gpu else threads or available_cores())
         tokenizer = CappedTokenizer(bundle.tokenizer, bundle.card.query_cap, bundle.card.item_cap)
         halves = None
         if states is not None:
-            halves = HalfScorer(bundle, graph, tokenizer, states, workers, int8=int8, token_budget=budget)
+            halves = HalfScorer(
+                bundle, graph, tokenizer, states, workers, int8=int8, token_budget=budget, pass_tokens=pass_tokens
+            )
         else:
             _check_contract(graph.session, bundle, str(model))
-        return cls(bundle, graph, tokenizer, workers, halves, token_budget=budget, int8=int8)
+        return cls(bundle, graph, tokenizer, workers, halves, token_budget=budget, pass_tokens=pass_tokens, int8=int8)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -248,7 +253,10 @@ class Scorer:
             rows[batch] = scores
 
         lengths = [len(s.ids) for s in sequences]
-        batches = plan_batches(lengths, token_budget=self.token_budget, pairs=self._pairs_at_once)
+        batches = plan_batches(
+            lengths, token_budget=self.token_budget, pairs=self._pairs_at_once, pass_tokens=self._pass_tokens,
+            threads=self._workers.threads,
+        )  # fmt: skip
         self._workers.run(score_batch, batches, deadline)
         return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import logging
 import sys
 import types
@@ -21,9 +22,11 @@ from darl_opensearch.scoring.cores import available_cores
     lengths=st.lists(st.integers(0, 600), max_size=60),
     budget=st.integers(1, 2000),
     pairs=st.none() | st.integers(1, 8),
+    pass_tokens=st.none() | st.integers(0, 100),
+    threads=st.integers(1, 4),
 )
-def test_batches_hold_every_pair_once_within_the_budget(lengths, budget, pairs):
-    batches = plan_batches(lengths, token_budget=budget, pairs=pairs)
+def test_batches_hold_every_pair_once_within_the_budget(lengths, budget, pairs, pass_tokens, threads):
+    batches = plan_batches(lengths, token_budget=budget, pairs=pairs, pass_tokens=pass_tokens, threads=threads)
     assert sorted(int(i) for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
@@ -36,6 +39,39 @@ def test_sorted_batches_hardly_pad():
     lengths = [20, 200, 30, 190, 25, 195, 22, 28] * 10
     padded = sum(len(b) * max(lengths[i] for i in b) for b in plan_batches(lengths, token_budget=512))
     assert padded <= 1.1 * sum(lengths)
+
+
+def cost(lengths, batches, pass_tokens):
+    return sum(pass_tokens + len(batch) * max(1, *(lengths[i] for i in batch)) for batch in batches)
+
+
+@given(lengths=st.lists(st.integers(0, 60), max_size=8), budget=st.integers(1, 300), pass_tokens=st.integers(0, 40))
+def test_no_other_cut_of_the_sorted_pairs_costs_less(lengths, budget, pass_tokens):
+    """All of them are tried."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    costs = []
+    for cuts in itertools.product((False, True), repeat=max(0, len(order) - 1)):
+        batches: list[list[int]] = []
+        for place, cut in zip(order, (True, *cuts), strict=False):
+            batches = [*batches, [place]] if cut else [*batches[:-1], [*batches[-1], place]]
+        if all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= budget for b in batches):
+            costs.append(cost(lengths, batches, pass_tokens))
+    best = plan_batches(lengths, token_budget=budget, pass_tokens=pass_tokens)
+    assert cost(lengths, [b.tolist() for b in best], pass_tokens) == min(costs, default=0)
+
+
+def test_a_cheap_pass_is_made_where_padding_costs_more():
+    lengths = [90, 75, 65, 60, 40]
+    assert [b.tolist() for b in plan_batches(lengths, token_budget=512)] == [[0, 1, 2, 3, 4]]  # 450 tokens with padding
+    assert [b.tolist() for b in plan_batches(lengths, token_budget=512, pass_tokens=8)] == [[0], [1], [2, 3], [4]]
+    assert [b.tolist() for b in plan_batches([70] * 8, token_budget=512, pass_tokens=8)] == [[*range(7)], [7]]
+
+
+@pytest.mark.parametrize("pass_tokens", [None, 8])
+def test_no_core_is_idle_where_a_request_has_few_documents(pass_tokens):
+    for threads, sizes in ((1, [5]), (2, [3, 2]), (4, [2, 2, 1])):
+        batches = plan_batches([65] * 5, token_budget=512, pass_tokens=pass_tokens, threads=threads)
+        assert [len(batch) for batch in batches] == sizes
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,10 @@ def _stages(left: Any) -> str:
     stages = ", ".join(f"{stage['stage']} {'kept' if stage['kept'] else 'rolled back'}" for stage in left["stages"])
     pairs = left["pairs"]
     lines = [f"train      version {left['version']} on {pairs['new']} new and {pairs['old']} earlier pairs: {stages}"]
+    if left_out := left.get("left_out"):
+        lines.append(
+            f"           {', '.join(left_out)} left out: too few queries were judged to keep some to choose by"
+        )
     if ood := left.get("ood"):
         alarms = ood["false_alarms_seen_items"]
         share = f"; false alarms on trained items {alarms['mean']:.3f} (alpha {ood['alpha']:g})" if alarms else ""

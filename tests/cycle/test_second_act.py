@@ -14,7 +14,7 @@ def test_later_traffic_becomes_a_version_and_goes_again(small, tmp_path):
     sample = read_sample(SAMPLE, small[1])
     place = DemoBackend(small[1], sample, tmp_path, None)
     settings = ["start.when=always", "select.budget=60", "select.control_queries=12", "train.int8=false",
-                "gate.min_queries=500", "select.selector=random", "select.noise=0"]  # fmt: skip
+                "gate.tolerance=0", "gate.min_queries=12", "select.selector=random", "select.noise=0"]  # fmt: skip
     act = play_second_act(
         place, small[0].folder.parent / "data" / "darl.toml", lambda *_: None, lambda _: None, settings=settings
     )

@@ -135,7 +135,11 @@ class CycleConfig(Settings):
     warm: WarmTable = WarmTable()
 
     def check(self) -> None:
-        """Check that there is an index to warm from."""
+        """Check that there is an index to warm from, and a quantised graph for the gate."""
+        if self.gate.int8 and not self.train.int8:
+            raise UsageError(
+                "[gate] int8 is true, and [train] int8 is false", todo="set both: the gate scores with that graph"
+            )
         if self.warm.items and not (self.release.url and self.release.index):
             raise UsageError("[warm] items needs [release] url and index", todo="set them, or leave out [warm]")
 

@@ -16,7 +16,7 @@ from trainer.cycle.folder import ABANDONED, BEGUN, RELEASED, Cycles, format_now,
 from trainer.cycle.inputs import CycleInputs
 from trainer.cycle.planning import ControlNeeds, plan_control
 from trainer.cycle.ports import World
-from trainer.cycle.preflight import check_test
+from trainer.cycle.preflight import check_ahead
 from trainer.cycle.steps import STEPS, Ending, Step, Waiting
 from trainer.cycle.telling import tell_last, tell_outcome, tell_refusal
 from trainer.stages.registry import check_stages
@@ -66,7 +66,7 @@ def run_cycle(config: CycleConfig, base: Path, world: World, *, until: str = "")
             start = world.start(serving)
             if not start.begin:
                 return CycleResult("", IDLE, "; ".join(start.reasons), {})
-            check_test(inputs)
+            check_ahead(inputs)
             card = serving.card
             write_record(cycle.path / BEGUN, {
                 "cycle": cycle.number, "time": format_now(), "because": list(start.reasons),
@@ -215,7 +215,7 @@ def plan_cycle(config: CycleConfig, base: Path, world: World) -> CyclePlan:
     start = world.start(serving)
     if not start.begin:
         return CyclePlan(cycle.name, False, start.reasons, done, ())
-    check_test(inputs)
+    check_ahead(inputs)
     return CyclePlan(cycle.name, True, start.reasons, done, todo, plan_control(inputs))
 
 

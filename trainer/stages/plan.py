@@ -22,6 +22,7 @@ from trainer.config import Config
 from trainer.data.leakage import Part, check_leakage
 from trainer.models import BACKBONES
 from trainer.models.continued import BUNDLE, load_starting_model
+from trainer.models.device import choose_device
 from trainer.ood.calibration import check_count
 from trainer.run_folder import Trained
 from trainer.stages import STAGES
@@ -118,20 +119,38 @@ def prepare(config: Config, base: Path, *, store: Path | None = None) -> tuple[A
     :return: the untrained model in evaluation mode, and the data.
     :raises DarlError: for anything that cannot be trained on.
     """
+    model = load_model(config, base)
+    data = read_data(config, base, model.tokenizer(), store=store)
+    check_data(config, data, where=str(base / config.data.judgments))
+    if not config.data.allow_near:
+        _check_near(config, data, base)
+    model.fit_texts(item.text for item in data.items.values())
+    return model, data
+
+
+def load_model(config: Config, base: Path) -> Any:
+    """Check everything that needs no data, and load the untrained model in evaluation mode.
+
+    :param base: folder that the configuration's paths are relative to.
+    :raises DarlError: for a model that does not fit the configuration, or a stage that could not run.
+    """
     check_plan(config)
+    choose_device(config.stages.device)
     make, _ = BACKBONES.resolve(config.model.backbone, {})
     Objective.make(config.loss, config.grades.scale.gains)
     check_ood(config.ood, make.halves)
-    model = load_starting_model(config, base, make)
-    data = read_data(config, base, model.tokenizer(), store=store)
-    check_count(count_pairs(data.traffic), config.ood.alpha)
-    check_groups(config.loss, data.train, where=str(base / config.data.judgments))
-    if not config.data.allow_near:
-        _check_near(config, data, base)
     for name in config.stages.run:
         STAGES[name].make().ready(config, base)
-    model.fit_texts(item.text for item in data.items.values())
-    return model, data
+    return load_starting_model(config, base, make)
+
+
+def check_data(config: Config, data: RunData, *, where: str) -> None:
+    """Refuse too few pairs to calibrate the OOD score on, and a loss by group where there is one group.
+
+    :param where: the file of judgments, named in the error.
+    """
+    check_count(count_pairs(data.traffic), config.ood.alpha)
+    check_groups(config.loss, data.train, where=where)
 
 
 def write_on_main(work: Callable[[], object], where: Path) -> None:

@@ -29,6 +29,7 @@ ITEMS, OLD, NEW, DEV, OOD_DEV, TRAFFIC = (
     "items.jsonl", "judgments.jsonl", "new.jsonl", "dev.jsonl", "ood_dev.jsonl", "traffic.jsonl",
 )  # fmt: skip
 CONTROL, LINEAGE = "control.jsonl", "lineage.jsonl"
+CHOOSING = frozenset({"interpolate"})  # stages that choose by the queries kept for early stopping
 _OOD_FIGURES = ("alpha", "calibration_pairs", "calibration_queries", "false_alarms_seen_items")
 _MEMORY_KEYS = ("sample_pairs", "store", "held_out_queries")  # of [data]
 
@@ -43,9 +44,10 @@ def train_version(
     data = first.read_data(serving.tokenizer)
     write_items(project / ITEMS, catalogues, first.config.template.item_template, tasks)
     write_data(project, data, roles)
-    project_config = write_config(project, config, first, {
-        "base": continued.BUNDLE + os.path.relpath(serving.path, project), "version": version,
-    }, with_ood_dev=bool(data.ood_dev or roles.ood_dev))  # fmt: skip
+    project_config = derive_config(
+        config, first, serving, project, version=version, with_ood_dev=bool(data.ood_dev or roles.ood_dev)
+    )
+    write_record(project / "config.json", dataclasses.asdict(project_config))
     write_rows(folder / LINEAGE, trace_lineage(roles, tasks, cycle=folder.name), fixed_name=True)
     trained = plan.train(project_config, project, project / "run", report=report)
     result = trained.result
@@ -55,6 +57,7 @@ def train_version(
         "stages": [
             {key: stage.get(key) for key in ("stage", "kept", "rps_gain", "gain")} for stage in result["stages"]
         ],
+        "left_out": [stage for stage in config.stages if stage not in project_config.stages.run],
         "dev": {"before": result["start"], "after": result["dev"]},
         "ood": {key: result["ood"].get(key) for key in _OOD_FIGURES},
     }  # fmt: skip
@@ -92,24 +95,41 @@ def write_data(project: Path, data: RunData, roles: Roles) -> None:
     write_rows(project / TRAFFIC, spell_out_traffic(data), fixed_name=True)
 
 
-def write_config(
-    project: Path, config: TrainTable, first: FirstTraining, model: Mapping[str, str], *, with_ood_dev: bool
+def derive_config(
+    config: TrainTable, first: FirstTraining, serving: Bundle, project: Path, *, version: str, with_ood_dev: bool
 ) -> Config:
-    """Write the configuration of a training: the first training's with other files, stages and start.
+    """Derive the configuration of a training: the first training's with other files, stages and start.
 
-    :param model: keys of ``[model]`` to replace.
+    :param project: folder of the training, which the paths are relative to.
+    :param with_ood_dev: whether queries are kept for early stopping; without them the stages that choose by them are
+        left out.
     """
     tables = read_toml(first.path, config.set)
-    tables["model"] = tables["model"] | model
+    tables["model"] = tables["model"] | {
+        "base": continued.BUNDLE + os.path.relpath(serving.path, project), "version": version,
+    }  # fmt: skip
     tables["data"] = {key: value for key, value in tables["data"].items() if key in _MEMORY_KEYS} | {
         "items": ITEMS, "judgments": OLD, "new": NEW, "dev": DEV, "traffic": TRAFFIC, "allow_near": True,
         "ood_dev": OOD_DEV if with_ood_dev else "",
     }  # fmt: skip
-    tables["stages"] = dict(tables.get("stages", {})) | {"run": list(config.stages)}
+    run = [stage for stage in config.stages if with_ood_dev or stage not in CHOOSING]
+    tables["stages"] = dict(tables.get("stages", {})) | {"run": run}
+    if "distill" in tables:
+        tables["distill"] = _move_paths(tables["distill"], first.path.parent, project)
     project_config = parse_config(tables, where=str(first.path))
     check_plan(project_config, str(first.path))
-    write_record(project / "config.json", dataclasses.asdict(project_config))
     return project_config
+
+
+def _move_paths(distill: Mapping[str, Any], base: Path, project: Path) -> dict[str, Any]:
+    """Write the paths of ``[distill]``, which are relative to a folder, relative to another one."""
+    moved = dict(distill)
+    kind, colon, target = str(distill.get("teacher", "")).partition(":")
+    if kind in ("file", "bundle") and target:
+        moved["teacher"] = kind + colon + os.path.relpath(base / target, project)
+    if pool := distill.get("pool"):
+        moved["pool"] = os.path.relpath(base / str(pool), project)
+    return moved
 
 
 def spell_out_traffic(data: RunData) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@
 #   make check   what CI runs: lint, docs-check, test
 #   make fix     repair what can be repaired: format, imports
 #   make docs    regenerate the generated parts of the documentation, and build its site in build/site
+#   make linkcheck    ask the network whether the links to elsewhere answer, papers included; no part of make check
 #   make lock    resolve the locks in requirements/ anew
 #   make clean   remove the virtual environment and caches
 #
@@ -29,7 +30,7 @@ UNIVERSAL = $(LOCK) --universal --python-version 3.11
 # Whatever the environment says: without bytecode each process compiles torch anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test check lint docs-check fix docs lock clean venv
+.PHONY: demo test check lint docs-check fix docs linkcheck lock clean venv
 .DEFAULT_GOAL := check
 
 # The demo ends with make, even with a make that is killed, where there is setpriv of util-linux.
@@ -58,6 +59,9 @@ fix: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/cog -r --verbosity=1 -I . $(PAGES)
 	$(SITE) -d build/doctrees . build/site
+
+linkcheck: $(STAMP)
+	$(BIN)/sphinx-build -q -b linkcheck -c docs -d build/doctrees . build/linkcheck
 
 # In order, never side by side: uv is taken from the environment that the locks make.
 lock: $(STAMP)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sphinx.writers.html5 import HTML5Translator
 
 ROOT = Path(__file__).resolve().parent.parent
+PAPER = re.compile(r"\barXiv:(\d{4}\.\d{4,5})\b")
 
 project = "DaRL for OpenSearch"
 copyright = "DaRL for OpenSearch contributors"
@@ -78,6 +79,21 @@ def show_formula(translator: HTML5Translator, node: nodes.math | nodes.math_bloc
     raise SkipNode
 
 
+def link_papers(app: Sphinx, doctree: nodes.document) -> None:
+    """Link ``arXiv:2109.01903`` to its page, except in code and in what is a link already."""
+    from docutils import nodes
+
+    for text in list(doctree.findall(nodes.Text)):
+        pieces = PAPER.split(text)
+        if len(pieces) == 1 or isinstance(text.parent, nodes.literal | nodes.literal_block | nodes.reference):
+            continue
+        text.parent.replace(text, [
+            nodes.reference("", f"arXiv:{piece}", refuri=f"https://arxiv.org/abs/{piece}") if place % 2
+            else nodes.Text(piece)
+            for place, piece in enumerate(pieces)
+        ])  # fmt: skip
+
+
 def redirect(app: Sphinx, error: Exception | None) -> None:
     """Write ``index.html``: the site begins at the list of pages."""
     if error is None:
@@ -87,6 +103,7 @@ def redirect(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", add_contents)
+    app.connect("doctree-read", link_papers)
     app.connect("build-finished", redirect)
     app.add_html_math_renderer("mathml", (show_formula, None), (show_formula, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -152,7 +152,8 @@ def registry(which: str) -> str:
             f"`{key}` = `{_toml(one.default)}`: {one.field.help}" + (f" ({_range(one)})" if _range(one) else "")
             for key, one in entry.params.items()
         ]
-        rows.append((f"`{name}`", entry.summary.rstrip("."), entry.cite, "<br>".join(params) or "none"))
+        source = re.sub(r"https://[^\s;]+", r"<\g<0>>", entry.cite)
+        rows.append((f"`{name}`", entry.summary.rstrip("."), source, "<br>".join(params) or "none"))
     return table(["name", "what it is", "source", "parameters"], rows)
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 import pytest
@@ -31,22 +32,40 @@ def page(name: str) -> str:
 
 
 def shell_lines(text: str) -> list[list[str]]:
-    """The commands of a page's ``sh`` blocks, as words."""
+    """The commands of a page's ``sh`` blocks, as words, without what a command reads from the block."""
     blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    heredoc = re.compile(r"<<'?(\w+)'?\n.*?\n\1\n", flags=re.DOTALL)
+    commands = (heredoc.sub("\n", block.replace("\\\n", " ")) for block in blocks)
+    lines = [part for text in commands for line in text.splitlines() for part in line.split(" && ")]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-def darl_calls() -> list[tuple[str, list[str]]]:
-    """Every ``darl`` command line in the pages, below its page's name."""
-    calls = []
+def calls() -> list[tuple[str, list[str]]]:
+    """Every command line in the pages, without what is set for it, below its page's name."""
+    found = []
     for path in PAGES:
         for words in shell_lines(path.read_text(encoding="utf-8")):
             while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
                 words = words[1:]
-            if words and words[0] in ("darl", ".venv/bin/darl"):
-                calls.append((path.relative_to(ROOT).as_posix(), words[1:]))
-    return calls
+            found += [(path.relative_to(ROOT).as_posix(), words)] if words else []
+    return found
+
+
+def quoted_calls() -> list[tuple[str, list[str]]]:
+    """Every command that the pages' prose quotes, below its page's name."""
+    found = []
+    for path in PAGES:
+        prose = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for quoted in re.findall(r"`((?:darl|make|python -m) [^`]+)`", prose):
+            found.append((path.relative_to(ROOT).as_posix(), shlex.split(quoted)))
+    return found
+
+
+def find_command(where: str, words: list[str]) -> tuple[str, list[str]]:
+    """The name of the ``darl`` command that words call, and its arguments."""
+    names = [name for name in (" ".join(words[:2]), words[0]) if name in COMMANDS]
+    assert names, f"{where}: darl {words[0]}"
+    return names[0], words[len(names[0].split()) :]
 
 
 def anchors(path: Path) -> set[str]:
@@ -56,20 +75,68 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize(("where", "words"), darl_calls(), ids=lambda value: " ".join(value)[:60])
+DARL = [(where, words[1:]) for where, words in calls() if words[0] in ("darl", ".venv/bin/darl")]
+
+
+@pytest.mark.parametrize(("where", "words"), DARL, ids=lambda value: " ".join(value)[:60])
 def test_command_lines_in_the_docs_are_ones_that_there_are(where, words):
-    name = " ".join(words[:2]) if " ".join(words[:2]) in COMMANDS else words[0]
-    assert name in COMMANDS, where
+    """By click's own parser; whether the files are there is not asked."""
+    name, arguments = find_command(where, words)
     command = COMMANDS[name]
-    known = {opt: p for p in command.params if isinstance(p, click.Option) for opt in (*p.opts, *p.secondary_opts)}
-    for word in words:
-        if word.startswith("--"):
-            assert word.partition("=")[0] in known, f"{where}: darl {name} has no {word}"
-    required = {p.opts[0] for p in command.params if isinstance(p, click.Option) and p.required}
-    assert required <= set(words), f"{where}: darl {name} needs {required}"
-    for option, value in zip(words, words[1:], strict=False):
-        if option in known and isinstance(known[option].type, click.Choice):
-            assert value in known[option].type.choices, f"{where}: {option} {value}"
+    context = click.Context(command, info_name=f"darl {name}")
+    given, rest, _ = command.make_parser(context).parse_args(list(arguments))
+    assert not rest, f"{where}: darl {name} takes no {rest}"
+    for param in command.params:
+        assert not param.required or given.get(param.name), f"{where}: darl {name} needs {param.opts}"
+        if isinstance(param.type, click.Choice) and param.name in given:
+            value = given[param.name]
+            for one in value if isinstance(value, list | tuple) else [value]:
+                assert one in param.type.choices, f"{where}: {param.opts} {one}"
+
+
+def test_commands_that_the_prose_quotes_are_ones_that_there_are():
+    """They may be cut short, so that nothing is required of them."""
+    quoted = [(where, words[1:]) for where, words in quoted_calls() if words[0] == "darl"]
+    for where, words in quoted:
+        name, arguments = find_command(where, words)
+        known = {option for param in COMMANDS[name].params for option in (*param.opts, *param.secondary_opts)}
+        for word in arguments:
+            assert not word.startswith("--") or word.partition("=")[0] in known, f"{where}: darl {name} has no {word}"
+    assert len(quoted) > 50
+
+
+PROGRAMS = {"cat", "cp", "curl", "echo", "export", "for", "kubectl", "mkdir", "cd", "serve"}  # others'
+
+
+def test_every_other_command_line_names_what_there_is():
+    """A make target, a module with its options, an extra, a file of this repository; anything else is somebody's."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):(?!=)", makefile, flags=re.MULTILINE))
+    tops = {path.name for path in ROOT.iterdir() if path.is_dir()}
+    for where, words in [*calls(), *quoted_calls()]:
+        line = f"{where}: {' '.join(words)}"
+        for word in words[1:]:
+            if word.partition("/")[0] in tops and not re.search(r"[…*]", word) and "/" in word:
+                assert (ROOT / word).exists(), line
+        match words:
+            case ["darl" | ".venv/bin/darl", *_]:
+                pass
+            case ["make", target, *_]:
+                assert target in targets, line
+            case ["python", "-m", module, *rest]:
+                path = ROOT / module.replace(".", "/")
+                file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+                source = file.read_text(encoding="utf-8")
+                for option in (word for word in rest if word.startswith("--")):
+                    assert f'"{option}"' in source, line
+            case ["python", file, *_]:
+                assert (ROOT / file).is_file(), line
+            case ["pip", *rest]:
+                for extra in re.findall(r"(?:^|darl-opensearch|\.)\[([\w,-]+)\]", " ".join(rest)):
+                    assert set(extra.split(",")) <= set(project["optional-dependencies"]), line
+            case [program, *_]:
+                assert program in PROGRAMS, line
 
 
 def test_readme_shows_the_two_commands_and_make_has_them():
@@ -77,10 +144,7 @@ def test_readme_shows_the_two_commands_and_make_has_them():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):(?!=)", makefile, flags=re.MULTILINE))
     assert ["make", "demo"] in shell_lines(readme) and ["make", "test"] in shell_lines(readme)
-    for path in PAGES:
-        for name in re.findall(r"`make ([a-z-]+)", path.read_text(encoding="utf-8")):
-            assert name in targets, f"{path}: make {name}"
-    assert {"demo", "test", "check", "fix", "docs", "lock"} <= targets
+    assert {"demo", "test", "check", "fix", "docs", "linkcheck", "lock"} <= targets
 
 
 def test_readmes_configuration_is_one_that_is_read(tmp_path):
@@ -163,6 +227,52 @@ def test_every_decision_is_in_its_list():
     text = page("decisions/README.md")
     for path in (ROOT / "docs/decisions").glob("[0-9]*.md"):
         assert f"({path.name})" in text and re.match(r"# \d+\. \w", path.read_text())
+
+
+def test_links_to_elsewhere_are_well_formed():
+    """Whether they answer is for ``make linkcheck``, which needs the network."""
+    found = 0
+    for path in PAGES:
+        text = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        linked = r"\]\(([a-z]+:[^)\s]*)\)|<([a-z]+:[^>\s]*)>|^\[[^]]+\]: *(\S+)"
+        targets = ["".join(groups) for groups in re.findall(linked, text, flags=re.MULTILINE)]
+        for target in targets:
+            parts = urlsplit(target)
+            assert parts.scheme == "https" and re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", parts.netloc), target
+            assert re.fullmatch(r"[\w./%~+-]*", parts.path) and "//" not in parts.path, target
+        bare = set(re.findall(r"https?://[\w-]+\.[\w./%~+-]*[\w/]", text)) - set(targets)
+        assert not bare, f"{path.name}: write <{sorted(bare)[0]}>, so that it is a link on the site, too"
+        found += len(targets)
+    assert found > 10
+
+
+def test_each_paper_is_cited_alike():
+    """By the same authors and year wherever its arXiv id stands, and not before the id's own year."""
+    code = (path for top in ("darl_opensearch", "trainer", "benchmarks") for path in (ROOT / top).rglob("*.py"))
+    authors = re.compile(r"([A-Z][\w-]+(?: et al\.|(?:,? [A-Z][\w-]+)* and [A-Z][\w-]+)?),? (\d{4}),? $")
+    cited: dict[str, set[str]] = {}
+    for path in [*PAGES, *code]:
+        text = " ".join(re.sub(r"^\s*(#|>)", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE).split())
+        for mark in re.finditer(r"arXiv:(\S+)", text):
+            number = re.match(r"(\d\d)(0[1-9]|1[0-2])\.(\d{4,5})(?!\w)", mark[1])
+            assert number and len(number[3]) == (5 if number[1] >= "15" else 4), f"{path.name}: {mark[0]}"
+            if by := authors.search(text, 0, mark.start()):
+                cited.setdefault(number[0], set()).add(f"{by[1]} {by[2]}")
+                assert int(by[2]) >= 2000 + int(number[1]), f"{path.name}: {by[0]}{mark[0]}"
+    assert len(cited) > 40
+    assert {number: names for number, names in cited.items() if len(names) > 1} == {}
+
+
+def test_the_site_links_papers_but_not_in_code():
+    from docutils import nodes, utils
+
+    page = utils.new_document("page")
+    page += nodes.paragraph("", "", nodes.Text("as in arXiv:2109.01903, and "), nodes.literal("", "arXiv:2109.01903"))
+    conf.link_papers(None, page)
+    assert [(link.astext(), link["refuri"]) for link in page.findall(nodes.reference)] == [
+        ("arXiv:2109.01903", "https://arxiv.org/abs/2109.01903")
+    ]
+    assert page.astext() == "as in arXiv:2109.01903, and arXiv:2109.01903"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

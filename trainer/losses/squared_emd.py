@@ -12,7 +12,7 @@ from trainer.losses.registries import GRADE_LOSSES, check_grades
 def squared_emd(raw: Tensor, grades: Tensor) -> Tensor:
     """Squared earth mover's distance between the predicted distribution and the grade.
 
-    Hou, Yu and Samaras 2016, arXiv:1611.05916: the squared difference of the two cumulative distributions, summed over
+    Hou et al. 2016, arXiv:1611.05916: the squared difference of the two cumulative distributions, summed over
     the cuts between grades. An error of two grades costs more than one of one grade, and at most ``k - 1``, so wrong
     judgments pull less than under a likelihood.
 

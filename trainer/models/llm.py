@@ -1,7 +1,7 @@
 """The llm backbone: a decoder reads a prompt with query and item, and the head grades its last state.
 
 The head is initialised with the language model's output rows of the grade words, so that the untrained model is a
-zero-shot judge (Zhuang et al. 2023, arXiv:2310.14122): with the nominal head its probabilities are exactly the softmax
+zero-shot judge (Zhuang et al. 2024, arXiv:2310.14122): with the nominal head its probabilities are exactly the softmax
 of the model's logits over those words. Training changes LoRA adapters and the head.
 """
 
@@ -36,7 +36,7 @@ WEIGHTS = "encoder"  # folder of the transformers checkpoint within the model's
 PROMPT = ("prompt", "chat", "grade_words")  # keys of [llm] that its tokenizer and head are made from
 
 
-@BACKBONES.register("llm", cite="Zhuang et al. 2023, arXiv:2310.14122; LoRA: Hu et al. 2021, arXiv:2106.09685")
+@BACKBONES.register("llm", cite="Zhuang et al. 2024, arXiv:2310.14122; LoRA: Hu et al. 2021, arXiv:2106.09685")
 class LlmReranker(JointReader):
     """A decoder's last state, graded from the output rows of the grade words; trained by LoRA.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from darl_opensearch.errors import UsageError
 from darl_opensearch.scoring.cores import available_cores
 from darl_opensearch.stats.numbers import round_figure
 
@@ -44,6 +46,18 @@ def choose_out(given: Path | None, default: Path, *, int8: bool = False) -> Path
                 f"the page shows beside it: --out {path.with_stem(f'{path.stem}-NAME')}"
             )
     return path
+
+
+def data_folder() -> Path:
+    """Find the folder of the real judgments, which ``DARL_DATA`` names.
+
+    :raises UsageError: if it is unset, or no folder.
+    """
+    if not (folder := os.environ.get("DARL_DATA")):
+        raise UsageError("DARL_DATA is not set", todo="name the folder of real judgments in it")
+    if not Path(folder).is_dir():
+        raise UsageError("DARL_DATA names no folder", where=folder, todo="name the folder of real judgments in it")
+    return Path(folder)
 
 
 def _version(name: str) -> str | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.quality.data import data_folder
+from benchmarks.measuring import data_folder
 from benchmarks.quality.learner import SETS, begin_run, predict_test
 from darl_opensearch.errors import DarlError
 from darl_opensearch.io.writing import write_file

@@ -25,9 +25,9 @@ from benchmarks.cycle.learner import NEW_DEV
 from benchmarks.cycle.luck import BUDGET, luck
 from benchmarks.cycle.luck import DRAWS as LUCK_DRAWS
 from benchmarks.cycle.shifts import NOISE_ITEMS, NOISE_QUERIES, SHIFTS, Shift, load
+from benchmarks.measuring import data_folder
 from benchmarks.quality import sets
 from benchmarks.quality.compare import BASE
-from benchmarks.quality.data import data_folder
 from benchmarks.quality.feedbackqa import circumstances
 from darl_opensearch.errors import DarlError
 from darl_opensearch.io.digest import digest_data

@@ -23,12 +23,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.measuring import data_folder
 from benchmarks.ood import report
 from benchmarks.ood.encoding import ITEMS, SETTINGS, SPEECH, TYPOS, Encoded, encode
 from benchmarks.ood.measures import DRAWS, Part, claims, interval, over_repetitions, resamples
 from benchmarks.ood.report import SEEN, UNSEEN
 from benchmarks.quality import sets
-from benchmarks.quality.data import ID_DOMAINS, OOD_DOMAIN, data_folder
+from benchmarks.quality.data import ID_DOMAINS, OOD_DOMAIN
 from benchmarks.quality.feedbackqa import circumstances
 from benchmarks.quality.losses import method
 from benchmarks.quality.methods import fitted

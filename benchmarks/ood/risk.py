@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.measuring import data_folder
 from benchmarks.ood import report
 from benchmarks.ood.detectors import ALPHA, Bench, Rows, System, flag, shifts, split
 from benchmarks.ood.encoding import ITEMS, SETTINGS, SPEECH, TYPOS, encode
 from benchmarks.ood.measures import DRAWS, Floats, claims, interval, resamples
 from benchmarks.quality import sets
-from benchmarks.quality.data import data_folder
 from benchmarks.quality.feedbackqa import circumstances
 from benchmarks.quality.losses import method
 from benchmarks.quality.methods import fitted

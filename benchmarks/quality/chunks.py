@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.measuring import describe_machine, spread, write_result
+from benchmarks.measuring import data_folder, describe_machine, spread, write_result
 from benchmarks.quality import report, sets
-from benchmarks.quality.data import FOLDER, GAINS, ID_DOMAINS, OOD_DOMAIN, data_folder
+from benchmarks.quality.data import FOLDER, GAINS, ID_DOMAINS, OOD_DOMAIN
 from darl_opensearch.errors import DarlError
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.stats.paired import compare_paired

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.measuring import data_folder
 from benchmarks.quality import report, sets
-from benchmarks.quality.data import GAINS, Judged, Rows, data_folder, encode, half_split
+from benchmarks.quality.data import GAINS, Judged, Rows, encode, half_split
 from benchmarks.quality.feedbackqa import circumstances
 from benchmarks.quality.measures import over_splits
 from benchmarks.quality.methods import PRIOR, Method

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from darl_opensearch.bm25 import Bm25Index
-from darl_opensearch.errors import InputError, UsageError
+from darl_opensearch.errors import InputError
 from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.text import ItemRenderer, ItemTemplate
 from trainer.config import Model
@@ -97,17 +96,6 @@ def half_split(queries: Rows, *, seed: int, number: int, dev_share: float = DEV_
     half = len(order) // 2
     n_dev = round(half * dev_share)
     return HalfSplit(np.sort(order[n_dev:half]), np.sort(order[:n_dev]), np.sort(order[half:]))
-
-
-def data_folder() -> Path:
-    """Folder of the real judgments.
-
-    :return: what ``DARL_DATA`` names.
-    :raises UsageError: when it is unset.
-    """
-    if not (folder := os.environ.get("DARL_DATA")):
-        raise UsageError("DARL_DATA is not set", todo="name the folder of real judgments in it")
-    return Path(folder)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.measuring import data_folder
 from benchmarks.quality import report, sets
-from benchmarks.quality.data import DEV_SHARE, ID_DOMAINS, OOD_DOMAIN, Judged, data_folder, half_split
+from benchmarks.quality.data import DEV_SHARE, ID_DOMAINS, OOD_DOMAIN, Judged, half_split
 from benchmarks.quality.data import read_judged as read
 from benchmarks.quality.measures import (
     CUTOFF,

@@ -26,8 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measuring import describe_machine, write_result
-from benchmarks.quality.data import data_folder
+from benchmarks.measuring import data_folder, describe_machine, write_result
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.io.digest import digest_file
 from darl_opensearch.io.jsonl import read_jsonl

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.measuring import data_folder
 from benchmarks.quality import compare, report, sets
-from benchmarks.quality.data import GAINS, Judged, Rows, data_folder, encode
+from benchmarks.quality.data import GAINS, Judged, Rows, encode
 from benchmarks.quality.feedbackqa import circumstances
 from benchmarks.quality.measures import over_splits
 from benchmarks.quality.methods import Method, fitted

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.measuring import data_folder
 from benchmarks.quality import report, sets
 from benchmarks.quality.data import (
     DEV_SHARE,
@@ -29,7 +30,6 @@ from benchmarks.quality.data import (
     HalfSplit,
     Judged,
     Rows,
-    data_folder,
     half_split,
     read_judged,
 )

@@ -9,7 +9,6 @@ of results of the same processor. ``cluster`` needs what ``darl node up`` needs;
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.serving import report
-from benchmarks.serving.sample import make_bundle
+from benchmarks.serving.sample import find_data, make_bundle
 
 RUNS: dict[str, tuple[str, list[str]]] = {
     "peers": ("peers", ["--rounds", "3", "--without", "bf16"]),
@@ -61,8 +60,7 @@ def main() -> int:
     parser.add_argument("--name", default="", help="of this machine, in the results' names")
     parser.add_argument("--dry-run", action="store_true", help="print the commands")
     args = parser.parse_args()
-    if "DARL_DATA" not in os.environ:
-        parser.error("DARL_DATA must name the folder of judgments")
+    find_data(parser)
     failed = []
     with tempfile.TemporaryDirectory() as scratch:
         demo = args.demo or Path(scratch)

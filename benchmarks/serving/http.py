@@ -16,7 +16,6 @@ import contextlib
 import http.client
 import itertools
 import json
-import os
 import random
 import tempfile
 import threading
@@ -31,7 +30,7 @@ import numpy as np
 
 from benchmarks.measuring import choose_out, describe_machine, spread, write_result
 from benchmarks.serving.load import serve
-from benchmarks.serving.sample import make_bundle, read_texts
+from benchmarks.serving.sample import find_data, make_bundle, read_texts
 from darl_opensearch.reranker import Reranker
 from darl_opensearch.server.wire import parse_request, render_response
 from darl_opensearch.stats.bootstrap import bootstrap_mean
@@ -217,13 +216,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of documents and the order (default: 0)")
     parser.add_argument("--out", type=Path, help=f"JSON to write (default: results/{RESULT.name})")
     args = parser.parse_args()
-    if "DARL_DATA" not in os.environ:
-        parser.error("DARL_DATA must name the folder of judgments")
+    folder = find_data(parser)
     out = choose_out(args.out, RESULT, int8=args.int8)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         bundle = make_bundle(work, args.bundle)
-        items, queries, _ = read_texts(Path(os.environ["DARL_DATA"]), bundle.tokenizer, args.items)
+        items, queries, _ = read_texts(folder, bundle.tokenizer, args.items)
         requests = Requests(queries, items, args.seed)
         with open_both(work, items, int8=args.int8) as (reranker, url):
             idle = measure_idle(reranker, url, requests, args.requests, args.seed)

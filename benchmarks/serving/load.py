@@ -32,7 +32,7 @@ import httpx
 import numpy as np
 
 from benchmarks.measuring import choose_out, describe_machine, write_result
-from benchmarks.serving.sample import make_bundle, read_texts
+from benchmarks.serving.sample import find_data, make_bundle, read_texts
 from darl_opensearch.bundle import Bundle
 
 RESULT = Path(__file__).parent / "results" / "load.json"
@@ -191,11 +191,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of arrivals and documents (default: 0)")
     parser.add_argument("--out", type=Path, help=f"JSON to write (default: results/{RESULT.name})")
     args = parser.parse_args()
-    if "DARL_DATA" not in os.environ:
-        parser.error("DARL_DATA must name the folder of judgments")
+    folder = find_data(parser)
     out = choose_out(args.out, RESULT, int8=args.int8)
     result = run(
-        Path(os.environ["DARL_DATA"]), given=args.bundle, seconds=args.seconds, rounds=args.rounds, int8=args.int8,
+        folder, given=args.bundle, seconds=args.seconds, rounds=args.rounds, int8=args.int8,
         seed=args.seed,
     )  # fmt: skip
     write_result(out, result)

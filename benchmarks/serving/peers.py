@@ -47,7 +47,7 @@ from benchmarks.measuring import choose_out, describe_machine, memory_mib, sprea
 from benchmarks.serving.peer_engines import CHECKPOINT, FP32, INT8
 from benchmarks.serving.peer_models import open_tokenizer, write_models
 from benchmarks.serving.roof import GOP_OF_A_TOKEN, Gemm
-from benchmarks.serving.sample import ITEMS, read_texts
+from benchmarks.serving.sample import ITEMS, find_data, read_texts
 from darl_opensearch.stats.bootstrap import bootstrap_mean
 from darl_opensearch.stats.numbers import round_figure
 
@@ -369,12 +369,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of searches and of the order (default: 0)")
     parser.add_argument("--out", type=Path, help=f"JSON to write (default: results/{RESULT.name})")
     args = parser.parse_args()
-    if "DARL_DATA" not in os.environ:
-        parser.error("DARL_DATA must name the folder of judgments")
+    folder = find_data(parser)
     out = choose_out(args.out, RESULT.with_stem("threads") if args.grid else RESULT)
     sizes = Sizes(args.items, args.shown, args.many, args.rounds, args.searches)
     result = run(
-        Path(os.environ["DARL_DATA"]), sizes, GRID if args.grid else ENGINES, bundle=args.bundle,
+        folder, sizes, GRID if args.grid else ENGINES, bundle=args.bundle,
         peers_python=args.peers_python, only=args.only, without=args.without, threads=args.threads, seed=args.seed,
     )  # fmt: skip
     write_result(out, result)

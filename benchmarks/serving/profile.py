@@ -18,7 +18,6 @@ import collections
 import contextlib
 import functools
 import json
-import os
 import tempfile
 import threading
 import time
@@ -33,7 +32,7 @@ import onnx
 from benchmarks.measuring import choose_out, describe_machine, spread, write_result
 from benchmarks.serving.http import Request, Requests
 from benchmarks.serving.roof import GOP_OF_A_TOKEN, Gemm
-from benchmarks.serving.sample import make_bundle, read_texts
+from benchmarks.serving.sample import find_data, make_bundle, read_texts
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.scoring import Scorer, halves
 from darl_opensearch.scoring.halves import HalfScorer
@@ -387,13 +386,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of documents and the order (default: 0)")
     parser.add_argument("--out", type=Path, help=f"JSON to write (default: results/{RESULT.name})")
     args = parser.parse_args()
-    if "DARL_DATA" not in os.environ:
-        parser.error("DARL_DATA must name the folder of judgments")
+    folder = find_data(parser)
     out = choose_out(args.out, RESULT)
     arms = {}
     with tempfile.TemporaryDirectory() as scratch:
         bundle = make_bundle(Path(scratch), args.bundle)
-        items, queries, _ = read_texts(Path(os.environ["DARL_DATA"]), bundle.tokenizer, args.items)
+        items, queries, _ = read_texts(folder, bundle.tokenizer, args.items)
         tokens = float(np.mean([len(bundle.tokenizer.encode(text).ids) for text in items]))
         for int8 in (False, True):
             roof = Gemm(1, int8=int8, seed=args.seed).measure()

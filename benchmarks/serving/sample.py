@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import itertools
 import json
@@ -11,12 +12,22 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.measuring import data_folder
 from darl_opensearch import bundle as files
 from darl_opensearch.bundle import Bundle
+from darl_opensearch.errors import UsageError
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "insurance"
 FIELDS = ("title", "brand", "color", "description")
 ITEMS = 4000
+
+
+def find_data(parser: argparse.ArgumentParser) -> Path:
+    """Find the folder of judgments, or end with the parser's usage."""
+    try:
+        return data_folder()
+    except UsageError as err:
+        parser.error(str(err))
 
 
 def read_texts(folder: Path, tokenizer: Any, most: int = ITEMS) -> tuple[list[str], list[str], float]:

@@ -26,9 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measuring import describe_machine, write_result
+from benchmarks.measuring import data_folder, describe_machine, write_result
 from benchmarks.quality import report
-from benchmarks.quality.data import data_folder
 from benchmarks.quality.learner import SETS, read_split
 from darl_opensearch.errors import DarlError
 from darl_opensearch.io.digest import digest_file

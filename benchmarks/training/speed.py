@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.measuring import data_folder
 from benchmarks.quality import report, sets
-from benchmarks.quality.data import GAINS, data_folder
+from benchmarks.quality.data import GAINS
 from benchmarks.quality.feedbackqa import circumstances
 from benchmarks.quality.training import source_of
 from darl_opensearch.errors import DarlError

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from benchmarks import pages
+from benchmarks.measuring import data_folder
 from benchmarks.quality import feedbackqa, report, study
-from benchmarks.quality.data import GAINS, Judged, Texts, bm25_scores, data_folder, half_split, lay_out, read_texts
+from benchmarks.quality.data import GAINS, Judged, Texts, bm25_scores, half_split, lay_out, read_texts
 from benchmarks.quality.measures import Claim, claims_json, compare_paired, over_splits, ranked_probability_score
 from benchmarks.quality.methods import METHODS, OURS, Method, apply, as_yes_no, fit
 from darl_opensearch.errors import UsageError

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -109,3 +111,13 @@ def test_queries_encoded_in_one_pass_are_the_same(small):
     for one, two in zip(together, alone, strict=True):
         assert one.keys() == two.keys() and all(np.allclose(one[name], two[name], atol=1) for name in one)
         assert np.allclose(one["query_pooled"], two["query_pooled"], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["__main__", "http", "load", "merging", "peers", "profile"])
+@pytest.mark.parametrize(("folder", "message"), [("", "DARL_DATA is not set"), ("nosuch", "DARL_DATA names no folder")])
+def test_a_benchmark_of_real_texts_says_at_once_where_they_are_missing(monkeypatch, capsys, name, folder, message):
+    monkeypatch.setenv("DARL_DATA", folder)
+    monkeypatch.setattr(sys, "argv", ["benchmark"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"benchmarks.serving.{name}").main()
+    assert ended.value.code == 2 and message in capsys.readouterr().err

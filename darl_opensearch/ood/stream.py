@@ -33,13 +33,12 @@ def ensure_stream(client: OpenSearch, stream: str = STREAM) -> bool:
     """
     from opensearchpy.exceptions import RequestError
 
-    if not _NAME.fullmatch(stream):
-        raise UsageError(f"invalid data stream name {stream!r}", todo="use a-z, 0-9, '.', '_', '-'")
     if stream_exists(client, stream):
-        _update(client, stream)
+        if update := find_update(client, stream):
+            mappings, body = update
+            client.indices.put_mapping(index=stream, body=mappings)  # of all its backing indices: no roll-over
+            client.indices.put_index_template(name=stream, body=body)
         return False
-    if client.indices.exists(index=stream):
-        raise _name_is_taken(stream)
     client.indices.put_index_template(name=stream, body=template(stream))
     try:
         client.indices.create_data_stream(name=stream)
@@ -50,8 +49,27 @@ def ensure_stream(client: OpenSearch, stream: str = STREAM) -> bool:
     return True
 
 
-def _update(client: OpenSearch, stream: str) -> None:
-    """Add fields that a stream lacks, because its template is of an earlier version; fields are only ever added."""
+def stream_exists(client: OpenSearch, stream: str) -> bool:
+    """Check whether a data stream exists, and that one could be created otherwise.
+
+    :raises UsageError: if the name is not one for a data stream.
+    :raises ClusterError: if an index or an alias has that name.
+    """
+    if not _NAME.fullmatch(stream):
+        raise UsageError(f"invalid data stream name {stream!r}", todo="use a-z, 0-9, '.', '_', '-'")
+    if _is_stream(client, stream):
+        return True
+    if client.indices.exists(index=stream):
+        raise _name_is_taken(stream)
+    return False
+
+
+def find_update(client: OpenSearch, stream: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Find what brings an existing stream of an earlier version up to date; fields are only ever added.
+
+    :return: its new mappings and its new template, which keeps an operator's own shards, replicas or policies; None:
+        nothing is to be done.
+    """
     from opensearchpy.exceptions import NotFoundError
 
     wanted = template(stream)
@@ -63,15 +81,13 @@ def _update(client: OpenSearch, stream: str) -> None:
         raise not_opensearch("the cluster")
     found: dict[str, Any] = next((one["index_template"] for one in answer.get("index_templates", ())), {})
     if found.get("version", 1) >= wanted["version"]:
-        return
+        return None
     mappings = wanted["template"]["mappings"]
-    client.indices.put_mapping(index=stream, body=mappings)  # of all its backing indices: nothing is rolled over
-    # An operator's own shards, replicas or policies stay.
     changed = {**found, "version": wanted["version"], "template": {**found.get("template", {}), "mappings": mappings}}
-    client.indices.put_index_template(name=stream, body=changed if found else wanted)
+    return mappings, changed if found else wanted
 
 
-def stream_exists(client: OpenSearch, stream: str) -> bool:
+def _is_stream(client: OpenSearch, stream: str) -> bool:
     """Check whether a data stream exists.
 
     :raises ClusterError: if the name is an alias.

@@ -23,6 +23,7 @@ class OperatorPlugins:
 
     plugins: tuple[str, ...] = PLUGINS
     streams: dict[str, list[str]] = field(default_factory=lambda: {"darl-ood": list(STREAM_INDICES)})
+    template: dict[str, Any] = field(default_factory=lambda: {"version": 1_000_000})  # of the streams
     policies: dict[str, dict[str, Any]] = field(default_factory=dict)
     managed: dict[str, str] = field(default_factory=dict)
     monitors: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -82,7 +83,7 @@ class OperatorPlugins:
         return 200, {"acknowledged": True}
 
     def index_template(self, name: str, **_: Any) -> tuple[int, Any]:
-        return 200, {"index_templates": [{"name": name, "index_template": {"version": 1_000_000}}]}
+        return 200, {"index_templates": [{"name": name, "index_template": self.template}]}
 
     def accept(self, name: str, **_: Any) -> tuple[int, Any]:
         return 200, {"acknowledged": True}

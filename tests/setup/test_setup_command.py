@@ -7,6 +7,7 @@ import json
 import pytest
 
 from darl_opensearch.cluster.setup.assets import MONITORS, ROLES
+from darl_opensearch.ood import stream
 from tests.helpers.http import serving
 from tests.helpers.operator_plugins import STREAM_INDICES, OperatorPlugins
 
@@ -69,6 +70,36 @@ def test_a_dry_run_sends_nothing_and_lists_all(setup, plugins, tmp_path):
     assert sum(path == "/_plugins/_alerting/monitors" for path in paths) == len(MONITORS)
     assert paths[-1] == "/api/saved_objects/_import?overwrite=true"
     assert "dashboard darl-overview" in calls[-1]["body"]["objects"]
+
+
+def test_a_dry_run_lists_how_a_stream_of_an_earlier_version_is_brought_up_to_date(setup, plugins):
+    plugins.template = {"version": 1, "priority": 777, "template": {"settings": {"number_of_shards": 2}}}
+    listed = json.loads(setup("--only", "ism", "--dry-run").out)
+    assert plugins.writes() == []
+    (mapping, template) = (call for call in listed if call["path"].endswith(("/_mapping", "template/darl-ood")))
+    wanted = stream.template()
+    assert (mapping["method"], mapping["path"]) == ("PUT", "/darl-ood/_mapping")
+    assert mapping["body"] == wanted["template"]["mappings"]
+    assert (template["method"], template["path"]) == ("PUT", "/_index_template/darl-ood")
+    assert template["body"] == {
+        "version": wanted["version"], "priority": 777,
+        "template": {"settings": {"number_of_shards": 2}, "mappings": wanted["template"]["mappings"]},
+    }  # fmt: skip
+    setup("--only", "ism")
+    sent = [(method, path, body) for method, path, body in plugins.seen if method == "PUT"]
+    assert [("PUT", call["path"], call["body"]) for call in (mapping, template)] == [
+        one for one in sent if one[1] in (mapping["path"], template["path"])
+    ]
+    plugins.template = {"version": wanted["version"]}
+    calls = json.loads(setup("--only", "ism", "--dry-run").out)
+    assert not any(path in call["path"] for call in calls for path in ("_mapping", "_index_template"))
+
+
+def test_a_dry_run_refuses_a_name_that_is_taken(setup, plugins):
+    plugins.streams.clear()
+    plugins.indices.add("darl-ood")
+    assert "this is an index or alias, but OOD records require a data stream" in setup("--dry-run", as_json=False).err
+    assert plugins.writes() == []
 
 
 def test_a_missing_plugin_is_said_and_only_when_named_an_error(setup, plugins):

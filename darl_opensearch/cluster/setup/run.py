@@ -17,7 +17,7 @@ from darl_opensearch.cluster.setup.options import PARTS, Part, SetupOptions
 from darl_opensearch.connect import calling
 from darl_opensearch.errors import ClusterError, UsageError
 from darl_opensearch.io.writing import write_lines
-from darl_opensearch.ood.stream import ensure_stream, stream_exists, template
+from darl_opensearch.ood.stream import ensure_stream, find_update, stream_exists, template
 
 PLUGINS: Mapping[Part, str] = {
     "ism": "opensearch-index-management", "monitors": "opensearch-alerting", "roles": "opensearch-security",
@@ -146,7 +146,12 @@ def _ensure_indices(cluster: Cluster, options: SetupOptions) -> None:
     with calling(cluster.url):
         if not cluster.dry_run:
             ensure_stream(cluster.client, options.stream)
-        elif not stream_exists(cluster.client, options.stream):
+        elif stream_exists(cluster.client, options.stream):
+            if update := find_update(cluster.client, options.stream):
+                mappings, body = update
+                cluster.calls.append(Call("PUT", join_path(options.stream, "_mapping"), mappings))
+                cluster.calls.append(Call("PUT", join_path("_index_template", options.stream), body))
+        else:
             cluster.calls.append(Call("PUT", join_path("_index_template", options.stream), template(options.stream)))
             cluster.calls.append(Call("PUT", join_path("_data_stream", options.stream)))
 

@@ -36,7 +36,10 @@ def cli(
     from darl_opensearch.cluster import Cluster
     from darl_opensearch.cluster.doctor import diagnose
 
-    options = dataclasses.replace(options, ca_certs=cluster.ca_certs, verify_certificate=not cluster.insecure)
+    options = dataclasses.replace(
+        options, ca_certs=cluster.ca_certs, verify_certificate=not cluster.insecure,
+        client_cert=(cluster.client_cert, cluster.client_key) if cluster.client_cert else None,
+    )  # fmt: skip
     with progress_line("checking") as line:
         diagnosis = diagnose(Cluster.open(cluster), options, report=line.report)
     emit(diagnosis.to_json(), as_json=as_json, text=_text(diagnosis))

@@ -12,7 +12,7 @@ import pytest
 
 from darl_opensearch.cluster import Cluster
 from darl_opensearch.cluster.doctor import CheckResult, Diagnosis, DoctorOptions, diagnose
-from darl_opensearch.cluster.doctor.certificates import judge_dates, read_certificate
+from darl_opensearch.cluster.doctor.certificates import judge_dates, read_certificate, read_own_certificate
 from darl_opensearch.cluster.doctor.logs import judge_losses
 from darl_opensearch.cluster.doctor.pipelines import find_differences
 from darl_opensearch.cluster.doctor.resources import BREAKS, compare_clocks, parse_size
@@ -20,6 +20,7 @@ from darl_opensearch.cluster.pipelines import PipelineOptions, render_pipelines
 from darl_opensearch.cluster.preflight import ML, PRIVATE, TRUSTED
 from darl_opensearch.connect import ClusterOptions
 from darl_opensearch.ood.spool import Row, Spool
+from tests.helpers.certificates import Authority, server_context
 from tests.helpers.commands import run_main
 from tests.helpers.http import Quiet, serving, stub_cluster
 
@@ -285,6 +286,33 @@ def test_certificates(recorded, certificate):
     assert judge_dates("it", fields, end + 1).text == f"it expired on {fields['notAfter']}"
     assert judge_dates("it", fields | {"notBefore": "Jan  1 00:00:00 2020 GMT"}, end - 40 * 86_400).verdict == "ok"
     assert judge_dates("it", {}, 0).verdict == "not checked"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_cluster_that_asks_for_a_client_certificate(recorded, tmp_path, version):
+    """Its own certificate is read with ours shown, and ours is looked at, too."""
+    ours = Authority(tmp_path, "ours")
+    cert, key = ours.issue("client", days=9)
+    server = server_context(*ours.issue("asking", host="IP:127.0.0.1", days=90), clients=ours.cert)
+    server.minimum_version = server.maximum_version = version
+    with serving(stub_cluster(recorded), server) as url:
+        ran = run_main("doctor", "--url", url, "--ca-certs", ours.cert, "--client-cert", cert, "--client-key", key)
+    lines = "\n".join(line for line in ran.out.splitlines() if "certificate" in line)
+    assert "the cluster's certificate is valid for 89 more days" in lines
+    assert f"the client certificate {cert} expires in 8 days" in lines
+    assert "cannot be read" not in lines
+
+
+def test_dates_of_client_certificates(tmp_path):
+    ours = Authority(tmp_path, "ours")
+    for name, days, said in (("soon", 9, "expires in 8 days"), ("old", -1, "expired on"), ("good", 99, "98 more days")):
+        cert, key = ours.issue(name, days=days)
+        assert said in judge_dates("it", read_own_certificate(cert, key), time.time()).text
+    both = tmp_path / "both.pem"
+    both.write_bytes(cert.read_bytes() + key.read_bytes())
+    assert read_own_certificate(both, None) == read_own_certificate(cert, key)
+    with pytest.raises(OSError):
+        read_own_certificate(cert, ours.issue("other")[1])
 
 
 def test_a_cluster_that_cannot_be_reached_is_an_error():

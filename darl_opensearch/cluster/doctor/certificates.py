@@ -1,4 +1,4 @@
-"""Certificates: of the cluster, of the scorer, and the CA file that is configured."""
+"""Certificates: of the cluster, of the scorer, the client's own, and the CA file that is configured."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which the ssl m
 
 
 def check_certificates(subject: Subject) -> Iterator[CheckResult]:
-    """Check the dates of the cluster's and the scorer's certificate, and of the CA file."""
+    """Check the dates of the cluster's and the scorer's certificate, of the client's own, and of the CA file."""
     options = subject.options
+    own = options.client_cert
     servers = {"the cluster": subject.cluster.url}
     with contextlib.suppress(ClusterError):  # the checks of the model say why its scorer is not known
         servers |= {"the scorer": subject.scorer_url or ""}
@@ -33,9 +34,16 @@ def check_certificates(subject: Subject) -> Iterator[CheckResult]:
             continue
         looked = True
         try:
-            yield judge_dates(f"{name}'s certificate", read_certificate(url), time.time())
+            fields = read_certificate(url, own if name == "the cluster" else None)
+            yield judge_dates(f"{name}'s certificate", fields, time.time())
         except OSError as err:
             yield CheckResult("not checked", f"{name}'s certificate cannot be read from {url} ({err})")
+    if own is not None:
+        looked = True
+        try:
+            yield judge_dates(f"the client certificate {own[0]}", read_own_certificate(*own), time.time())
+        except OSError as err:
+            yield CheckResult("not checked", f"the dates of the client certificate {own[0]} cannot be read ({err})")
     if options.ca_certs is not None:
         looked = True
         yield from _check_file(options.ca_certs)
@@ -46,25 +54,55 @@ def check_certificates(subject: Subject) -> Iterator[CheckResult]:
         yield CheckResult("warning", "the cluster's certificate is not verified (--insecure)", todo)
 
 
-def read_certificate(url: str) -> Mapping[str, Any]:
+def read_certificate(url: str, own: tuple[Path, Path | None] | None = None) -> Mapping[str, Any]:
     """Read the certificate that a server presents, whoever signed it and whatever its dates.
 
+    :param own: the client's certificate and key, for a server that asks for one.
     :return: its fields, as ``ssl.SSLSocket.getpeercert`` gives them.
     :raises OSError: if it cannot be read.
     """
     parts = split_http(url)
     host, port = (parts.hostname or "", parts.port or 443) if parts else ("", 443)
-    blind = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    blind.check_hostname, blind.verify_mode = False, ssl.CERT_NONE
+    blind, trusting = _make_blind(own), _make_blind(own)
     with _handshake(blind, host, port) as secured:
         der = secured.getpeercert(binary_form=True) or b""
-    # Only a verified certificate is given in parts: so trust this one alone, without a look at its dates.
-    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusting.check_hostname = False
-    trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | NO_CHECK_TIME
-    trusting.load_verify_locations(cadata=der)
+    _trust_alone(trusting, cadata=der)
     with _handshake(trusting, host, port) as secured:
         return secured.getpeercert() or {}
+
+
+def read_own_certificate(cert: Path, key: Path | None) -> Mapping[str, Any]:
+    """Read a client certificate from its file, by a handshake with ourselves: nothing else gives its parts.
+
+    :param cert: PEM file; it may hold the key as well.
+    :return: see :func:`read_certificate`.
+    :raises OSError: if it cannot be read, or is not for clients.
+    """
+    client, server = _make_blind((cert, key)), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(cert, key)
+    _trust_alone(server, cafile=cert)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asked, asking = client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)
+    for end in (asked, asking, asked, asking):  # hello, hello, certificate, its verification
+        with contextlib.suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    return asking.getpeercert() or {}
+
+
+def _make_blind(own: tuple[Path, Path | None] | None) -> ssl.SSLContext:
+    """Make a client's context that trusts any server."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if own is not None:
+        context.load_cert_chain(*own)
+    return context
+
+
+def _trust_alone(context: ssl.SSLContext, **certificate: Any) -> None:
+    """Trust one certificate, whatever its dates: only one that was verified is given in parts."""
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | NO_CHECK_TIME
+    context.load_verify_locations(**certificate)
 
 
 def judge_dates(name: str, fields: Mapping[str, Any], now: float) -> CheckResult:

@@ -25,6 +25,7 @@ class DoctorOptions(PipelineHistory):
 
     :param ca_certs: CA file that the cluster's client trusts.
     :param verify_certificate: whether that client verifies the cluster's certificate.
+    :param client_cert: certificate that it shows, and key; None: it shows none.
     """
 
     mode: Mode | None = setting(
@@ -43,6 +44,7 @@ class DoctorOptions(PipelineHistory):
     )
     ca_certs: Path | None = None
     verify_certificate: bool = True
+    client_cert: tuple[Path, Path | None] | None = None
 
 
 @dataclass

@@ -148,7 +148,9 @@ def _ask_from_here(subject: Subject) -> tuple[str, dict[str, Any] | None]:
 
 def _why(error: str, told: dict[str, Any] | None) -> str:
     if any(word in error.lower() for word in ("401", "403", "api key")):
-        return "set DARL_API_KEY to the scorer's key, and register again with darl register --replace"
+        return (
+            "set DARL_API_KEY to the scorer's key, and run the darl register of this version again, without --replace"
+        )
     if told is None:
         return "start darl serve where the nodes reach it"
     return "let darl serve listen on an address that the nodes reach (--host), and check firewalls and name resolution"

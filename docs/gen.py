@@ -440,6 +440,26 @@ def card_fields() -> str:
     return table(["field", "meaning"], rows)
 
 
+def first_steps() -> str:
+    """The steps from a clone to a ranking, with the seconds that ``docs/tutorial-log.txt`` has of them."""
+    log = (ROOT / "docs/tutorial-log.txt").read_text(encoding="utf-8")
+    blocks = re.findall(r"^(?:\$|>>>) (.*?)\n\(([\d.]+) s, ", log, flags=re.DOTALL | re.MULTILINE)
+    seconds = [float(next(took for block, took in blocks if re.search(code, block))) for code in _TIMED.values()]
+    rows = [
+        ("get it", "2: `git clone`, `cd`", "not measured"),
+        ("install", "1: `pip install '.[cpu,train,demo]'`", "not measured"),
+    ]
+    rows += [(step, count, f"{took:.1f}") for (step, count), took in zip(_TIMED, seconds, strict=True)]
+    rows.append(("**all**", "**5, and Python**", f"**{sum(seconds):.1f}** from training on"))
+    return table(["step", "commands", "seconds"], rows)
+
+
+_TIMED = {
+    ("train", "1: `darl train`"): r"\ndarl train darl\.toml\n", ("export", "1: `darl export`"): r"\Adarl export ",
+    ("open and rank", "a few lines of Python"): r"reranker\.rank\(",
+}  # fmt: skip  # regular expressions of the log's code
+
+
 def search_times() -> str:
     """What a search takes by mode, as ``benchmarks.serving.cluster`` measured it."""
     modes = _result("cluster")["modes"]

@@ -147,6 +147,17 @@ def test_readme_shows_the_two_commands_and_make_has_them():
     assert {"demo", "test", "check", "fix", "docs", "linkcheck", "lock"} <= targets
 
 
+def test_readme_counts_its_commands_from_a_clone_and_stays_short():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = [words[1] for words in shell_lines(readme) if words[0] == "darl"]
+    install = [words for words in shell_lines(readme) if words[0] == "pip"]
+    assert names[:5] == ["train", "export", "index", "register", "search"] and len(install) == 1
+    clone, without_a_cluster = 2, names.index("export") + 1  # git clone, cd
+    assert (clone + 1 + len(names), clone + 1 + without_a_cluster) == (8, 5)
+    assert "that is [eight commands](" in readme and "or five and the Python above" in " ".join(readme.split())
+    assert len(readme.split()) < 900
+
+
 def test_readmes_configuration_is_one_that_is_read(tmp_path):
     config = pytest.importorskip("trainer.config")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

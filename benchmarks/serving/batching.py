@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import os
 import random
 import tempfile
 import time
@@ -24,7 +23,7 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.measuring import choose_out, describe_machine, spread, write_result
-from benchmarks.serving.sample import make_bundle, read_texts
+from benchmarks.serving.sample import find_data, make_bundle, read_texts
 from darl_opensearch.scoring import Scorer, batching, halves, scorer
 from darl_opensearch.states import StateStore
 from darl_opensearch.stats.bootstrap import bootstrap_mean
@@ -87,13 +86,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of documents and the order (default: 0)")
     parser.add_argument("--out", type=Path, help=f"JSON to write (default: results/{RESULT.name})")
     args = parser.parse_args()
-    if "DARL_DATA" not in os.environ:
-        parser.error("DARL_DATA must name the folder of judgments")
+    folder = find_data(parser)
     out = choose_out(args.out, RESULT)
     arms = {}
     with tempfile.TemporaryDirectory() as scratch:
         bundle = make_bundle(Path(scratch), args.bundle)
-        items, queries, _ = read_texts(Path(os.environ["DARL_DATA"]), bundle.tokenizer)
+        items, queries, _ = read_texts(folder, bundle.tokenizer)
         choose = random.Random(args.seed)
         for arm, states in (("pairs", False), ("item states", True)):
             with contextlib.ExitStack() as stack:

@@ -113,7 +113,7 @@ def test_queries_encoded_in_one_pass_are_the_same(small):
         assert np.allclose(one["query_pooled"], two["query_pooled"], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["__main__", "http", "load", "merging", "peers", "profile"])
+@pytest.mark.parametrize("name", ["__main__", "batching", "http", "load", "merging", "peers", "profile"])
 @pytest.mark.parametrize(("folder", "message"), [("", "DARL_DATA is not set"), ("nosuch", "DARL_DATA names no folder")])
 def test_a_benchmark_of_real_texts_says_at_once_where_they_are_missing(monkeypatch, capsys, name, folder, message):
     monkeypatch.setenv("DARL_DATA", folder)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -104,10 +106,35 @@ def judging(folder: Path) -> str:
     return opened.enter_context(serving(create_judging_app(labelling)))
 
 
+@functools.cache
+def _demo() -> Path:
+    """The demo's cycle, trained and judged without a cluster: some ten minutes."""
+    from tests.helpers.commands import run_main
+
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    with contextlib.chdir(folder):
+        said = run_main("demo", "--embedded", "--out", "demo-out")
+    assert said.code == 0, said.err
+    return folder / "demo-out/later/cycles/0001/report.html"
+
+
+def report(folder: Path) -> str:
+    """The report of the demo's cycle, at the gate."""
+    return f"{_demo().as_uri()}#section-gate"
+
+
+def report_map(folder: Path) -> str:
+    """The same, at the map of the selected samples."""
+    return f"{_demo().as_uri()}#section-selected-samples"
+
+
 PICTURES: dict[str, Callable[[Path], Path | str]] = {  # each makes the page to be shown, or serves it
     "judging": judging,
     "monitor": monitor,
     "tryout": tryout,
+    "report": report,
+    "report-map": report_map,
 }
 
 

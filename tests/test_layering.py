@@ -44,8 +44,8 @@ LAYERS = {
 TRAINER_MAY = FOUNDATION | {"ood", "scoring", "check", "states"}  # never server, cluster, monitor, node, cli
 # The trainer's parts: each may import those after it.
 TRAINER = [
-    "cycle", "evaluate", "export", "stages", "run_folder", "training_data", "distributed", "teachers", "ood", "models",
-    "config", "losses", "dasa", "judging", "data", "registry",
+    "report", "cycle", "evaluate", "export", "stages", "run_folder", "training_data", "distributed", "teachers", "ood",
+    "models", "config", "losses", "dasa", "judging", "data", "registry",
 ]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from trainer.models.base import LAST
 from trainer.ood import DETECTORS, ConformalCalibration
 from trainer.ood.fitted import FittedOod
 
-CONFIG, DATA, RESULT, CHECKPOINT, CURVES = "config.json", "data.json", "result.json", "checkpoint", "curves.svg"
+CONFIG, DATA, RESULT, CHECKPOINT = "config.json", "data.json", "result.json", "checkpoint"
 STAGES_FOLDER, STORE = "stages", "store.sqlite"
 ROOT = "root.txt"  # folder of the data; --data overrides it
 
@@ -105,19 +105,14 @@ def write_stage(place: Path, outcome: dict[str, Any], model: Any) -> None:
     shutil.rmtree(place, ignore_errors=True)
 
 
-def finish(folder: Path, model: Any, ood: FittedOod, result: dict[str, Any], *, curves: str) -> None:
-    """Write the checkpoint, then the result, which marks the run as finished.
-
-    :param curves: SVG of the stages' losses; empty: no file.
-    """
+def finish(folder: Path, model: Any, ood: FittedOod, result: dict[str, Any]) -> None:
+    """Write the checkpoint, then the result, which marks the run as finished."""
     with new_folder(folder / CHECKPOINT, replace=True, fixed_name=True) as work:
         model.save(work)
         tensors = {f"detector.{n}": t for n, t in ood.detector.state_dict().items()}
         tensors |= {f"calibration.{n}": t for n, t in ood.calibration.state_dict().items()}
         save_file({n: t.contiguous() for n, t in tensors.items()}, work / "ood.safetensors")
         (work / "ood.json").write_text(json.dumps(ood.report, indent=2), encoding="utf-8")
-    if curves:
-        write_file(folder / CURVES, curves, fixed_name=True)
     write_file(folder / RESULT, json.dumps(replace_nan(result), indent=2), fixed_name=True)
 
 

@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "select": ("select", "Select OOD queries to label next, with a random control arm."),
     "judge": ("judge", "Get selected pairs labelled by people, an LLM, existing judgments or clicks."),
     "cycle": ("cycle", "Adapt to OOD traffic: select, judge, train, gate and release."),
+    "report": ("report", "Write the report of a training run or a cycle as one page."),
     "node": ("node", "Run a local OpenSearch node with ML Commons for experiments."),
     "demo": ("demo", "Run the whole loop on the insurance sample, on a real node if possible."),
 }

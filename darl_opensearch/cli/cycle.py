@@ -65,6 +65,9 @@ def cli(
     if dry_run:
         emit(plan.to_json(), as_json=as_json, text=describe_plan(plan))
         return
+    if result.cycle:
+        written = load("trainer.report", "train").write_report(config.parent / resolved.folder / result.cycle)
+        note(f"the report is in {written.path}")
     emit(result.to_json(), as_json=as_json, text=summarize_cycle(result))
     if result.outcome == "refused":
         ctx.exit(EXIT_REFUSED)

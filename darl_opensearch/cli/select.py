@@ -33,7 +33,8 @@ def cli(
     bundle: Path,
     out: FolderPath | None = setting(
         None,
-        "Folder for selected.jsonl, control.jsonl, kept.jsonl and report.json. Required unless --dry-run is given.",
+        "Folder for selected.jsonl, control.jsonl, kept.jsonl, map.json and report.json. Required unless --dry-run is "
+        "given.",
         env="DARL_SELECT_OUT",
     ),
     spool: InputFile | None = setting(

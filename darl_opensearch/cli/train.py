@@ -46,6 +46,7 @@ def cli(
     from its last checkpoint. Under torchrun, or with --processes, several processes train one model.
     """
     plan = load("trainer.stages.plan", "train")
+    reports = load("trainer.report", "train")
     from trainer import distributed
     from trainer.config import read_config
     from trainer.stages.registry import check_plan
@@ -74,7 +75,8 @@ def cli(
         if trained.data.get("without_text"):
             note(f"warning: {describe_blank(trained.data['without_text'])}")
         for stage in trained.result["stages"]:
-            note(_verdict(stage))
+            note(_verdict(stage, reports.describe_decision(stage)))
+        note(f"the report is in {reports.write_report(where).path}")
         result: dict[str, Any] = {"run": str(where), **trained.result}
         emit(result, as_json=as_json, text=_summary(where, trained.result))
     if not alone:
@@ -108,18 +110,10 @@ def _first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
-def _verdict(stage: dict[str, Any]) -> str:
-    if "rps_gain" not in stage:  # a run of an earlier version, which decided by nDCG
-        return f"stage {stage['stage']}: {'kept' if stage['kept'] else 'rolled back'} by an earlier version"
-    gain, decided = stage["rps_gain"], stage.get("decided_by", "")
-    if "coefficient" in stage:
-        verdict = f"coefficient {stage['coefficient']:g}" + ("" if stage["coefficient"] else ": the previous weights")
-    elif decided:
-        verdict = f"left to {decided}"
-    elif stage["kept"]:
-        verdict = "kept"
-    else:
-        verdict = "rolled back: no gain beyond one standard error, or a loss beyond one"
+def _verdict(stage: dict[str, Any], verdict: str) -> str:
+    if "rps_gain" not in stage:  # a run of an earlier version
+        return f"stage {stage['stage']}: {verdict}"
+    gain = stage["rps_gain"]
     dev, out_of_fold = gain["n"] - stage["out_of_fold"], stage["out_of_fold"]
     if len(stage["judged_on"]) > 1:
         over = "dev and OOD dev queries"

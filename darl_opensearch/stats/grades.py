@@ -93,6 +93,21 @@ def confidence_bins(grade_probs: Floats, *, bins: int = BINS) -> list[Ints]:
     return list(np.array_split(np.argsort(grade_probs.max(1), kind="stable"), min(bins, len(grade_probs))))
 
 
+def reliability(grade_probs: Floats, grades: Ints, *, bins: int = BINS) -> list[dict[str, float]]:
+    """Compare confidence with accuracy in each bin of the calibration error.
+
+    :param grade_probs: ``[n, k]``.
+    :param grades: ``[n]`` true grades.
+    :param bins: maximum number of bins.
+    :return: ``pairs``, ``confidence`` and ``accuracy`` per bin, the least confident bin first.
+    """
+    confidence, right = grade_probs.max(1, initial=0.0), grade_probs.argmax(1) == grades
+    return [
+        {"pairs": len(rows), "confidence": float(confidence[rows].mean()), "accuracy": float(right[rows].mean())}
+        for rows in confidence_bins(grade_probs, bins=bins)
+    ]
+
+
 def expected_calibration_error(grade_probs: Floats, grades: Ints, *, bins: int = BINS) -> float:
     """Expected calibration error of the most probable grade (Guo et al. 2017, arXiv:1706.04599), in equal-count bins.
 

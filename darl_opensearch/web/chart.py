@@ -31,14 +31,14 @@ class Series:
     :param values: one per x; None: nothing there.
     :param low: lower end of a band or bar around each value; None without.
     :param high: upper end.
-    :param kind: ``line`` with marks, ``marks`` alone, or ``bars``.
+    :param kind: ``line`` with marks, ``marks`` alone, ``bars``, or a ``guide``: a line without marks.
     """
 
     name: str
     values: Sequence[float | None]
     low: Sequence[float | None] | None = None
     high: Sequence[float | None] | None = None
-    kind: Literal["line", "marks", "bars"] = "line"
+    kind: Literal["line", "marks", "bars", "guide"] = "line"
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,9 @@ class Chart:
     :param flagged: places in ``x`` to draw attention to, with a word for them.
     :param x_name: heading of x in the table.
     :param top: upper end of the y axis; by default as the values need.
+    :param names: of each x, which stand in its place: on the axis, in the table and under the pointer.
+    :param labels: heading and text of each x, for the table and the pointer: of a point, what it is.
+    :param height: of the drawing, in CSS pixels.
     """
 
     key: str
@@ -68,10 +71,16 @@ class Chart:
     flagged: tuple[Sequence[int], str] = ((), "")
     x_name: str = "time (UTC)"
     top: float | None = None
+    names: Sequence[str] = ()
+    labels: tuple[str, Sequence[str]] = ("", ())
+    height: int = 240
 
     def __post_init__(self) -> None:
         """Refuse series of another length than x, and more than can be told apart."""
-        rows = [part for s in self.series for part in (s.values, s.low, s.high) if part is not None]
+        rows: list[Sequence[Any]] = [
+            part for s in self.series for part in (s.values, s.low, s.high) if part is not None
+        ]
+        rows += [texts for texts in (self.names, self.labels[1]) if texts]
         if any(len(row) != len(self.x) for row in rows) or not 1 <= len(self.series) <= MOST_SERIES:
             raise ValueError(f"chart {self.key}: {len(self.series)} series of {[len(row) for row in rows]} values")
 
@@ -90,11 +99,17 @@ class Chart:
             "marks": [list(mark) for mark in self.marks],
             "flagged": {"at": list(self.flagged[0]), "name": self.flagged[1]},
             "top": self.top,
+            "names": list(self.names),
+            "labels": list(self.labels[1]),
+            "height": self.height,
         }
 
     def figure(self) -> str:
         """Lay out the caption, the place of the drawing, and the table."""
-        heads, columns = [self.x_name], [[self._x(value) for value in self.x]]
+        heads, columns = [self.x_name], [list(self.names) or [self._x(value) for value in self.x]]
+        if self.labels[1]:
+            heads.insert(0, self.labels[0])
+            columns.insert(0, list(self.labels[1]))
         for s in self.series:
             heads.append(s.name)
             columns.append([self._y(value) for value in s.values])

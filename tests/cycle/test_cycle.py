@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shutil
 
 import pytest
@@ -23,6 +24,8 @@ from trainer.cycle.folder import Cycles
 from trainer.cycle.ports import StartDecision
 from trainer.cycle.run import CycleResult, abandon, plan_cycle, run_cycle
 from trainer.cycle.steps import STEPS
+from trainer.report import write_report
+from trainer.report.cycle import shorten_query
 from trainer.training_data.reading import read_data
 
 NAMES = [step.name for step in STEPS]
@@ -57,6 +60,26 @@ def test_the_whole_way(small, released):
     ((event, figures),) = told
     assert event == "released" and (figures["from"], figures["to"], figures["cycle"]) == ("1", "2", "0001")
     assert figures["gate"]["passed"] and "settings" not in figures["gate"]
+
+
+def test_its_report_shows_what_was_recorded(released, tmp_path):
+    cycle = released[0] / "cycles" / "0001"
+    written = write_report(cycle, tmp_path / "report.html")
+    assert written.of == "cycle"
+    # With so few dev queries the training holds none of the new kind out.
+    assert [why for why in written.missing if "OOD dev queries" not in why] == []
+    text = written.path.read_text(encoding="utf-8")
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
+    charts = json.loads(data)["charts"]
+    gate = json.loads((cycle / "steps" / "gate.json").read_text())
+    changes = [part["changes"][0]["change"]["mean"] for part in gate["conditions"].values()]
+    assert charts["gate-ndcg-10"]["series"][0]["values"] == changes
+    assert charts["versions"]["names"] == ["small-1", "small-2"] and charts["reliability-control"]["x"]
+    selected = {row["query"] for row in read_rows(cycle / "select" / "selected.jsonl")}
+    place = [series["name"] for series in charts["map"]["series"]].index("selected")
+    marked = [n for n, y in enumerate(charts["map"]["series"][place]["values"]) if y is not None]
+    assert {charts["map"]["labels"][n] for n in marked} == {shorten_query(query) for query in selected}
+    assert "<strong>Released.</strong>" in text and "The gate passed it." in text
 
 
 def test_what_was_drawn_for_the_gate_is_not_trained_on(released):

@@ -131,6 +131,10 @@ def test_the_files_of_a_selection(arms, tmp_path):
     assert (tmp_path / "out/kept.jsonl").read_text() == ""
     assert not (tmp_path / "out/work").exists()
     assert SelectReport.read(tmp_path / "out/report.json") == report
+    (drawn,) = lines(tmp_path / "out/map.json")
+    shown = {kind: {point["query"] for point in drawn["points"] if point["kind"] == kind} for kind in drawn["kinds"]}
+    assert shown["selected"] == set(queries_of(tmp_path / "out/selected.jsonl")) and not shown["training"]
+    assert len(shown["candidate"]) == report.candidates - report.selected["queries"]
 
 
 def test_judges_read_what_was_written_and_pairs_of_a_query_stand_together(arms, tmp_path):

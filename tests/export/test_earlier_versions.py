@@ -18,6 +18,7 @@ from trainer import run_folder
 from trainer.config import read_config
 from trainer.evaluate.systems.models import open_run
 from trainer.export.card import render_model_card
+from trainer.report import write_report
 from trainer.stages import fit, plan
 
 DEFAULTS = ["loss.rank_weight=3.0", "stages.head_learning_rate=5e-3"]  # as they were
@@ -59,6 +60,13 @@ def test_the_run_scores_as_then(project):
         scores = run.rows([(row["query"], items[item_id].text) for item_id in row["items"]])
         assert scores.tolist() == [pytest.approx(then, abs=1e-4) for then in row["run"]]
     assert run_folder.data_root(project / "run").samefile(project)
+
+
+def test_the_report_says_what_was_not_recorded(project):
+    written = write_report(project / "run")
+    assert any("Confusion and reliability were not recorded" in why for why in written.missing)
+    assert any("no OOD dev queries" in why for why in written.missing)
+    assert "kept by an earlier version" in written.path.read_text(encoding="utf-8")
 
 
 def test_the_same_configuration_and_data_are_the_same_run(project, monkeypatch):

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import json
 import math
-import xml.etree.ElementTree as ET
+import re
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +27,9 @@ from trainer import run_folder
 from trainer.config import Loss, Term, read_config
 from trainer.losses import GRADE_LOSSES, RANK_LOSSES
 from trainer.models.heads import HEADS, CumulativeHead
+from trainer.report import write_report
 from trainer.stages import STAGES, cross_validation, fit, plan
 from trainer.stages.calibrated import measure_calibrated
-from trainer.stages.curves import draw
 from trainer.stages.full_stage import GradedLoss
 from trainer.stages.head_stage import fit_head
 from trainer.stages.objective import Objective, predict
@@ -525,7 +525,7 @@ def test_a_whole_plan(result):
     assert stages["augmented"]["kept"] and stages["augmented"]["decided_by"] == "interpolate"
     assert stages["augmented"]["judged_on"] == ["dev", "ood_dev"] and stages["augmented"]["replayed"] == 12
     assert {"ood_dev", "ood_dev_start"} <= set(result)
-    assert set(stages["full"]["figures"]) == {"dev"} and set(stages["augmented"]["figures"]) == {"dev", "ood_dev"}
+    assert all(set(stage["figures"]) == {"dev", "ood_dev"} for stage in result["stages"])
     assert stages["interpolate"]["figures"]["ood_dev"]["ndcg@10"] == result["ood_dev"]["ndcg@10"]
 
 
@@ -543,7 +543,7 @@ def test_the_files_of_a_run(whole, result):
     data = json.loads((run / "data.json").read_text())
     assert data["new"]["queries"] == 8 and data["ood_dev"]["pairs"] == 30
     names = {file.name for file in run.iterdir()}
-    assert {"config.json", "data.json", "result.json", "curves.svg", "checkpoint", "stages"} <= names
+    assert {"config.json", "data.json", "result.json", "checkpoint", "stages"} <= names
     assert {file.name for file in (run / "stages").glob("*.json")} == {
         f"{n}-{stage['stage']}.json" for n, stage in enumerate(result["stages"])
     }
@@ -557,7 +557,6 @@ def test_kill_9_in_any_descent(whole, tmp_path, stage):
     train(path, tmp_path / "killed")
     assert equal(weights(tmp_path / "killed"), weights(run))
     assert (tmp_path / "killed" / "result.json").read_bytes() == (run / "result.json").read_bytes()
-    assert (tmp_path / "killed" / "curves.svg").read_bytes() == (run / "curves.svg").read_bytes()
 
 
 def test_read_from_disk_it_is_the_same_run(whole, tmp_path):
@@ -644,19 +643,54 @@ def test_a_query_in_two_files(tmp_path, bases, part, other):
     train(path, tmp_path / "run", "data.allow_near=true")
 
 
-# ---- curves
+# ---- what the report shows
 
 
-def test_curves_are_drawn_and_the_same_each_time(whole):
-    _, run = whole
-    stages = json.loads((run / "result.json").read_text())["stages"]
-    one = draw(stages)
-    assert one == draw(stages) == (run / "curves.svg").read_text(encoding="utf-8")
-    texts = [element.text for element in ET.fromstring(one).iter() if element.tag.endswith("}text")]
-    for stage in ("head", "full", "augmented", "interpolate"):
-        assert any(text and text.startswith(stage) for text in texts)
-    assert "OOD dev RPS" in texts and "training loss" in texts and "<dc:date>" not in one
-    assert draw([]) == "" and draw([{"stage": "head", "kept": True, "history": []}]) == ""
+def test_order_has_intervals_on_both_dev_sets_and_in_the_gap(result):
+    stages, order = result["stages"], result["ndcg_intervals"]
+    ends = [
+        ({"dev": order["start"], "ood_dev": order["ood_dev_start"], "gap": order["gap_start"]},
+         {"dev": result["start"], "ood_dev": result["ood_dev_start"]}),
+        (order, {"dev": result["dev"], "ood_dev": result["ood_dev"]}),
+    ]  # fmt: skip
+    for intervals, figures in [*((stage["ndcg_intervals"], stage["figures"]) for stage in stages), *ends]:
+        for role in ("dev", "ood_dev"):
+            assert (
+                intervals[role]["mean"] == figures[role]["ndcg@10"] and intervals[role]["n"] == figures[role]["queries"]
+            )
+            assert intervals[role]["low"] <= intervals[role]["mean"] <= intervals[role]["high"]
+        gap = intervals["dev"]["mean"] - intervals["ood_dev"]["mean"]
+        assert intervals["gap"]["mean"] == pytest.approx(gap, abs=2e-5)
+        assert intervals["gap"]["low"] < gap < intervals["gap"]["high"]  # the sets are resampled apart
+
+
+def test_grades_of_both_dev_sets_are_counted(whole, result):
+    for role, found in result["grading"].items():
+        assert (
+            sum(map(sum, found["confusion"])) == result[role]["pairs"] == sum(b["pairs"] for b in found["reliability"])
+        )
+        right = sum(row[grade] for grade, row in enumerate(found["confusion"]))
+        assert sum(b["pairs"] * b["accuracy"] for b in found["reliability"]) == pytest.approx(right, abs=1e-3)
+        confidence = [b["confidence"] for b in found["reliability"]]
+        assert confidence == sorted(confidence)
+    given = [0] * 3
+    config = read_config(whole[0])
+    for query in plan.prepare(config, whole[0].parent)[1].ood_dev:
+        for grade in query.grades:
+            given[grade] += 1
+    assert [sum(row) for row in result["grading"]["ood_dev"]["confusion"]] == given
+
+
+def test_its_report_shows_every_stage(whole, tmp_path):
+    written = write_report(whole[1], tmp_path / "report.html")
+    assert (written.of, written.missing) == ("run", ())
+    text = written.path.read_text(encoding="utf-8")
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
+    charts = json.loads(data)["charts"]
+    assert charts["order"]["names"][0] == "start" and charts["order"]["names"][-1] == "calibrated"
+    assert len(charts["order"]["names"]) == 6 and {"gap", "loss-0", "rps-1", "rps-2", "mix-3", "reliability"} <= set(
+        charts
+    )
 
 
 def test_batches_without_pairs_of_a_group_have_a_finite_loss():

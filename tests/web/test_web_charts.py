@@ -21,6 +21,13 @@ CHARTS = [
     Chart("one", "One point", [START], [Series("share", [0.05], [0.01], [0.1])], unit="percent", level=(0.05, "alpha")),
     Chart("none", "None", [], [Series("share", [])]),
     Chart("bars", "Bars", [0.0, 1.0, 2.0], [Series("pairs", [3.0, 5.0, 2.0], kind="bars")], unit="count", time=False),
+    Chart("named", "Named", [0.0, 1.0, 2.0],
+          [Series(name, [-0.2, -0.1, None], [-0.3, -0.2, None], [-0.1, -0.05, None], "marks") for name in "ab"],
+          time=False, names=("start", "a stage with a long name", "end"), level=(-0.15, "bound")),
+    Chart("map", "Map", [-1.0, 0.0, 0.0, 1.0],
+          [Series("a", [0.5, None, -0.5, None], kind="marks"), Series("b", [None, 0.25, None, 0.0], kind="marks"),
+           Series("same", [-1.0, 0.0, 0.0, 1.0], kind="guide")],
+          time=False, labels=("query", ("w", "x", "y", "z")), height=420),
     Chart("many", "Many", [START + 60 * i for i in range(100_000)],
           [Series("share", [(i % 100) / 100 for i in range(100_000)], [0.0] * 100_000, [1.0] * 100_000)],
           unit="percent"),
@@ -43,7 +50,13 @@ def file(tmp_path_factory):
 def test_charts_are_drawn_and_accessible(window, file, dark, width):
     view = window(dark=dark, width=width)
     sheet = view.open(file)
-    assert sheet.evaluate("charts.drawn.size") == 5  # all but the empty one
+    assert sheet.evaluate("charts.drawn.size") == 7  # all but the empty one
+    assert sheet.locator("#chart-map canvas").evaluate("(e) => e.clientHeight") == 420
+    low, high = sheet.evaluate(
+        """() => { const {y} = charts.drawn.get(document.querySelector("[data-chart=named]")).scales;
+             return [y.min, y.max]; }"""
+    )
+    assert low < -0.3 and high == 0  # values below 0 are not squeezed under an empty half
     assert sheet.locator("#chart-none .plot").inner_text() == "Nothing to draw."
     inks = sheet.evaluate(
         """[...document.querySelectorAll("canvas")].map((canvas) => {

@@ -123,6 +123,19 @@ def test_a_chart_has_its_numbers_as_a_table():
     assert plot["role"] == "img" and plot["aria-label"].startswith(title)
 
 
+def test_names_stand_in_place_of_x_and_labels_before_it():
+    series = [Series("a", [0.5, None])]
+    named = Chart("n", "t", [0.0, 1.0], series, time=False, x_name="after", names=("start", EVIL))
+    assert Read(named.figure()).texts[-6:] == ["after", "a", "start", "0.5", unescape(markup.escaped(EVIL)), "–"]
+    marked = Chart("m", "t", [0.25, 1.5], series, time=False, x_name="x", labels=("query", ("dog", EVIL)))
+    found = Read(marked.figure())
+    assert found.texts[-9:] == ["query", "x", "a", "dog", "0.25", "0.5", unescape(markup.escaped(EVIL)), "1.5", "–"]
+    assert named.to_json()["names"] == ["start", EVIL] and marked.to_json()["labels"] == ["dog", EVIL]
+    for options in ({"names": ("one",)}, {"labels": ("query", ("one",))}):
+        with pytest.raises(ValueError):
+            Chart("c", "t", [1.0, 2.0], series, time=False, **options)
+
+
 def test_a_chart_of_unequal_columns_is_refused():
     for series in ([], [Series("a", [1.0])], [Series("a", [1.0, 2.0])] * 7):
         with pytest.raises(ValueError):

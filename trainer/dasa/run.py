@@ -42,6 +42,7 @@ from trainer.dasa.features import TWO_HALVES, Embed, Request, average_pairs
 from trainer.dasa.items import NO_ITEMS, Items
 from trainer.dasa.labelled import LabelledQueries
 from trainer.dasa.lists import Lister, Score
+from trainer.dasa.map import CANDIDATE, CHOSEN, TRAINING, Mapped, map_queries
 from trainer.dasa.mix import Listed, spread_items
 from trainer.dasa.near import find_representatives, mark_near
 from trainer.dasa.noise import is_gibberish, mark_isolated
@@ -52,6 +53,7 @@ from trainer.dasa.work import GatheredLog, Queries
 from trainer.judging.tasks import task_id
 
 SELECTED_FILE, CONTROL_FILE, KEPT_FILE, REPORT_FILE = "selected.jsonl", "control.jsonl", "kept.jsonl", "report.json"
+MAP_FILE = "map.json"
 WORK = "work"
 
 
@@ -73,8 +75,8 @@ def select(
     """Choose what to label next.
 
     Writes ``selected.jsonl`` and ``control.jsonl``, pairs to label; ``kept.jsonl``, pairs labelled for the previous
-    control arm that stay in it; and finally ``report.json``. If that exists for the same bundle, settings and
-    judgments, it is returned and nothing is done.
+    control arm that stay in it; ``map.json``, where the selected queries lie among those trained on; and finally
+    ``report.json``. If that exists for the same bundle, settings and judgments, it is returned and nothing is done.
 
     :param bundle: the serving model, for features, and for scores that the log lacks.
     :param items: the catalogue. Without a search the control arm has only logged items: the OOD ones and few others.
@@ -123,6 +125,7 @@ def select(
         pool = _clean(config, embedded, queries, known_features, folder, arms.dropped)
         report("selecting", 0, 0)
         chosen = _choose(config, pool, queries, arms.traffic, known_features)
+        mapped = map_queries(_kinds(pool, chosen, known_features, labelled, tasks), seed=config.seed)
         selected = [task for place in chosen for task in tasks.selected(place)]
         slices = dict(sorted(Counter(task["slice"] for task in selected).items()))
         result = SelectReport(
@@ -133,6 +136,7 @@ def select(
         write_rows(out / SELECTED_FILE, selected, fixed_name=True)
         write_rows(out / CONTROL_FILE, control_tasks, fixed_name=True)
         write_rows(out / KEPT_FILE, (task for key in arms.kept for task in former_control[key]), fixed_name=True)
+        write_rows(out / MAP_FILE, [mapped], fixed_name=True)
         write_rows(out / REPORT_FILE, [result.to_json()], fixed_name=True)
     shutil.rmtree(folder)
     return result
@@ -245,9 +249,11 @@ class _Tasks:
         number, listed = self._work.candidate(place)
         return self.lines(int(self.queries.rows(number)), listed, "selected")
 
+    def query(self, row: int) -> str:
+        return self._work.text(int(self.queries.ids[row]))
+
     def lines(self, row: int, listed: Sequence[Listed], arm: str) -> list[dict[str, Any]]:
-        number = int(self.queries.ids[row])
-        query = self._work.text(number)
+        number, query = int(self.queries.ids[row]), self.query(row)
         query_id = self._work.query_ids([number]).get(number) or name_text("log", self.queries.keys[row])
         return [
             {
@@ -302,6 +308,22 @@ def _choose(
     selector, _ = config.make()
     chosen = selector(candidates, known, config.budget, np.random.default_rng([config.seed, 1]))
     return [int(pool.places[row]) for row in chosen]
+
+
+def _kinds(
+    pool: Embedded, chosen: Sequence[int], known: Floats, labelled: LabelledQueries, tasks: _Tasks
+) -> dict[str, Mapped]:
+    """Tell apart the queries of the map; a candidate that was selected is not counted among the others."""
+    selected = np.isin(pool.places, chosen)
+
+    def query(row: int) -> str:
+        return tasks.query(int(pool.rows[row]))
+
+    return {
+        TRAINING: Mapped(known, np.arange(len(known)), lambda row: labelled.trained[row][0]),
+        CANDIDATE: Mapped(pool.features, np.flatnonzero(~selected), query),
+        CHOSEN: Mapped(pool.features, np.flatnonzero(selected), query),
+    }
 
 
 def _figures(arms: _Arms, items: Items) -> dict[str, Any]:

@@ -81,9 +81,8 @@ def render_decision(result: Mapping[str, Any]) -> str:
     table = Table(box=box.SIMPLE, pad_edge=False)
     for head, justify in _HEAD:
         table.add_column(head, justify=justify)
-    for part in result["conditions"].values():
-        for row in _rows(part, result["options"]["min_queries"]):
-            table.add_row(*map(escape, row))
+    for row in lay_out_gate(result)[1]:
+        table.add_row(*map(escape, row))
     console.print(table)
     for check in result["checks"]:
         if check["passed"] is not True:
@@ -114,6 +113,16 @@ _HEAD: Sequence[tuple[str, Any]] = (
     ("change", "right"), ("p", "right"), ("must be above", "right"), ("can show", "right"), ("needed", "right"),
     ("", "left"),
 )  # fmt: skip
+
+
+def lay_out_gate(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Lay out the changes on each part, and the gains that are tested, as cells.
+
+    :param result: output of :meth:`trainer.evaluate.gate_report.GateReport.to_json`.
+    :return: the head, whose first two columns are names, and the rows.
+    """
+    least = result["options"]["min_queries"]
+    return [head for head, _ in _HEAD], [row for part in result["conditions"].values() for row in _rows(part, least)]
 
 
 def _rows(part: Mapping[str, Any], least: int) -> list[list[str]]:

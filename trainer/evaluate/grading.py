@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +12,12 @@ from darl_opensearch.stats.bootstrap import Figure, Floats, ratio, share_of_pair
 from darl_opensearch.stats.grades import (
     calibration_error,
     calibration_sums,
-    confidence_bins,
     confusion_by_query,
     macro_f1,
     off_by_two,
     quadratic_kappa,
     ranked_probability_score,
+    reliability,
 )
 
 
@@ -51,16 +50,9 @@ class Grading:
         counts: NDArray[np.int64] = self._tables().sum(0).astype(np.int64)
         return counts
 
-    def reliability(self) -> list[dict[str, Any]]:
-        """Compare confidence with accuracy in each bin of the calibration error.
-
-        :return: ``pairs``, ``confidence`` and ``accuracy`` per bin, the least confident bin first.
-        """
-        confidence, right = self.grade_probs.max(1), self.predicted == self.grades
-        return [
-            {"pairs": len(rows), "confidence": float(confidence[rows].mean()), "accuracy": float(right[rows].mean())}
-            for rows in confidence_bins(self.grade_probs)
-        ]
+    def reliability(self) -> list[dict[str, float]]:
+        """Compare confidence with accuracy, as :func:`darl_opensearch.stats.grades.reliability` does."""
+        return reliability(self.grade_probs, self.grades)
 
     def figures(self) -> dict[str, Figure]:
         """Compute all metrics of grades.

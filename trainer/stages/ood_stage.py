@@ -22,8 +22,7 @@ from trainer.config import Ood
 from trainer.ood import DETECTORS, ConformalCalibration, count_halves
 from trainer.ood.base import CHUNK
 from trainer.ood.fitted import FittedOod
-from trainer.stages.calibrated import predict_calibrated
-from trainer.stages.objective import predict
+from trainer.stages.dev_sets import dev_sets, predict_dev_set
 from trainer.stages.served import choose_chunks
 from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
@@ -89,8 +88,7 @@ def measure_flagged(
 ) -> dict[str, Any]:
     """Measure how wrong the grades of flagged pairs are, beside the others.
 
-    The dev queries are flagged by a detector that is fitted without them, and their grades are calibrated on the other
-    dev queries. On the OOD dev queries the model grades as it is.
+    The dev queries are flagged by a detector that is fitted without them.
 
     :param pairs: judged pairs by role as they are served; ``dev`` and ``ood_dev`` are measured.
     :return: figures by role; empty if a detector without the dev queries cannot be fitted or calibrated.
@@ -101,11 +99,9 @@ def measure_flagged(
         calibration = ConformalCalibration.fit(_distances(features, detector, config, traffic), config.alpha)
     except (ValueError, InputError):
         return {}
-    head, found = features.model.head, {}
-    for role in (role for role in ("dev", "ood_dev") if role in pairs):
-        part = pairs[role]
-        head_input, query = features.of(part).head_input, part.query_index.numpy()
-        probs = predict_calibrated(head, part, head_input) if role == "dev" else predict(head, head_input).grade_probs
+    found = {}
+    for role, part in dev_sets(pairs).items():
+        probs, query = predict_dev_set(features, role, part), part.query_index.numpy()
         flagged = _flagged(calibration, _distances(features, detector, config, part), config.alpha)
         figures = flagged_figures(probs, part.grades.numpy(), flagged, query, len(part.queries))
         resampled = resample(figures, draws=2000, seed=seed)

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.records.judgments import JudgedQuery
-from darl_opensearch.stats.bootstrap import bootstrap_mean
 from darl_opensearch.stats.numbers import round_figure
 from trainer import distributed, run_folder
 from trainer.config import Config
@@ -28,7 +27,7 @@ from trainer.run_folder import Trained
 from trainer.stages import STAGES
 from trainer.stages.calibrated import calibrate_afresh, calibrate_grades, measure_current
 from trainer.stages.cross_validation import cross_validate
-from trainer.stages.curves import draw
+from trainer.stages.dev_sets import dev_sets, measure_grading, measure_order
 from trainer.stages.objective import Objective, measure_ndcg, measure_pairs
 from trainer.stages.ood_stage import check_ood, fit_ood, measure_flagged
 from trainer.stages.registry import Context, Report, check_plan
@@ -40,6 +39,8 @@ from trainer.training_data.features import Features
 from trainer.training_data.pairs import Pairs
 from trainer.training_data.reading import read_data
 from trainer.training_data.run_data import RunData, count_pairs
+
+START = {"dev": "start", "ood_dev": "ood_dev_start", "gap": "gap_start"}  # intervals of the untrained model
 
 
 def train(
@@ -73,13 +74,9 @@ def train(
     def serve() -> dict[str, Pairs]:
         return {role: choose_chunks(features, part, data.chunks) for role, part in whole.items()}
 
-    def ndcg_interval(part: Pairs) -> dict[str, float | None]:
-        values = np.array(list(measure_ndcg(features, part, config).values()))
-        return bootstrap_mean(values, seed=config.seed).to_json()
-
     served = serve()
     result: dict[str, Any] = {"start": measure_pairs(features, served["dev"], config), "stages": []}
-    result["ndcg_intervals"] = {"start": ndcg_interval(served["dev"])}
+    intervals = {START[role]: interval for role, interval in measure_order(features, served, config).items()}
     start = measure_ndcg(features, served["dev"], config) if config.loss.groups else {}
     if "ood_dev" in pairs:
         result["ood_dev_start"] = measure_pairs(features, served["ood_dev"], config)
@@ -96,18 +93,19 @@ def train(
         calibrate_grades(model.head, served["dev"], features.of(served["dev"]).head_input)
         served = serve()
     result["dev"] = measure_pairs(features, served["dev"], config)
-    result["ndcg_intervals"]["dev"] = ndcg_interval(served["dev"])
+    result["ndcg_intervals"] = intervals | measure_order(features, served, config)
     if config.loss.groups:
         result["dev_slices"] = _compare_slices(data.dev, start, measure_ndcg(features, served["dev"], config))
     if "ood_dev" in pairs:
         result["ood_dev"] = measure_pairs(features, served["ood_dev"], config)
+    result["grading"] = measure_grading(features, served, config)
     result["thresholds"] = measure_thresholds(features, served["dev"], config)
     report("fitting the OOD detector", 0, 1)
     learnt_from = keep_learnt(data, result["stages"])
     ood = fit_ood(features, config.ood, learnt_from)
     flagged = measure_flagged(features, config.ood, learnt_from, served, seed=config.seed)
     result["ood"] = ood.report | {"flagged": flagged}
-    write_on_main(lambda: run_folder.finish(folder, model, ood, result, curves=draw(result["stages"])), folder)
+    write_on_main(lambda: run_folder.finish(folder, model, ood, result), folder)
     return run_folder.load_run(folder)
 
 
@@ -229,7 +227,9 @@ def _run_stage(context: Context, kept_before: Sequence[int]) -> dict[str, Any]:
     gains = [
         old.gains_to(measure_current(features, part, config)) for old, part in zip(before, pairs.values(), strict=True)
     ]
-    figures = {role: measure_pairs(features, part, config) for role, part in pairs.items()}
+    shown = dev_sets(context.pairs)
+    figures = {role: measure_pairs(features, part, config) for role, part in shown.items()}
+    order = measure_order(features, shown, config)
     out_of_fold = outcome.gains
     if stage.cross_validated:
         out_of_fold += cross_validate(context, kept_before)
@@ -248,7 +248,7 @@ def _run_stage(context: Context, kept_before: Sequence[int]) -> dict[str, Any]:
         "judged_on": list(pairs), "out_of_fold": len(out_of_fold.rps),
         **({"decided_by": outcome.decided} if outcome.decided else {}),
         **({} if outcome.learnt_new is None else {"learnt_new": outcome.learnt_new}),
-        **outcome.figures, "figures": figures, "history": outcome.history,
+        **outcome.figures, "figures": figures, "ndcg_intervals": order, "history": outcome.history,
     }  # fmt: skip
     write_on_main(lambda: run_folder.write_stage(place, result, model), place.parent)
     return result

@@ -52,6 +52,7 @@ def _next(out: Path, *, embedded: bool, keep: bool) -> str:
     lines = [
         "Where to look next:",
         f"  {out}/bundle/README.md          the model card of what was just trained",
+        f"  {out}/run/report.html           the training, and {out}/later/cycles/0001/report.html the cycle, as pages",
         f"  darl monitor --spool {spool}     the out-of-distribution traffic",
         f"  darl check {out}/bundle         what was verified, line by line",
         "  README.md                       the same with your own items and judgments",

@@ -104,6 +104,7 @@ def make_bundle(options: DemoOptions, clock: _Clock, update: Callable[[str, int,
     config = config_module.read_config(options.sample / "darl.toml")
     with clock.step("train"):
         trained = plan.train(config, options.sample, options.out / "run", fresh=True, report=update)
+        load("trainer.report", "train").write_report(options.out / "run")
     with clock.step("export"):
         bundle: Bundle = exporter.export_run(
             trained, options.sample, options.out / "bundle", report=lambda what: update(what, 0, 1)

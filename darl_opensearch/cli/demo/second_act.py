@@ -244,6 +244,8 @@ def play_second_act(
     config = config_module.read_cycle(path, settings)
     world = Surroundings(config, path.parent, ClusterOptions(), say=say, report=update).world()
     result = run.run_cycle(config, path.parent, world)
+    if result.cycle:
+        load("trainer.report", "train").write_report(path.parent / config.folder / result.cycle)
     if "gate" not in result.steps:
         raise DarlError(f"the cycle made no version: {result.reason}", where=str(path), todo="see the cycle's folder")
     new = Bundle.open(path.parent / config.folder / result.cycle / "bundle")

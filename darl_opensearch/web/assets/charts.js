@@ -3,7 +3,6 @@
 "use strict";
 
 const charts = (() => {
-  const HEIGHT = 240;
   const MARKS = ["circle", "square", "diamond", "triangle", "cross", "plus"];
   const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3], [5, 5], [1, 4]];
   const LEAST_P = 1e-5;
@@ -56,17 +55,20 @@ const charts = (() => {
       ctx.beginPath();
       ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
       ctx.clip();
+      ctx.setLineDash([]); // uPlot leaves that of its last line
       ctx.font = `${12 * pixel}px system-ui, sans-serif`;
       chart.series.forEach((series, place) => {
-        if (series.kind === "bars") return;
+        if (series.kind === "bars" || series.kind === "guide") return;
         const ink = colour(`series-${place + 1}`), r = 3 * pixel;
         ctx.strokeStyle = ctx.fillStyle = ink;
         ctx.lineWidth = 1.5 * pixel;
         const few = chart.x.length <= 120;
+        // Marks of one name stand side by side, so that their intervals can be told apart.
+        const aside = chart.names.length && series.kind === "marks" ? 9 * pixel * (place - (chart.series.length - 1) / 2) : 0;
         chart.x.forEach((x, i) => {
           const value = series.values[i];
           if (value === null) return;
-          const left = at(x, "x"), y = at(limit(chart, value), "y");
+          const left = at(x, "x") + aside, y = at(limit(chart, value), "y");
           if (series.low && few && series.low[i] !== null) {
             ctx.beginPath();
             ctx.moveTo(left, at(limit(chart, series.low[i]), "y"));
@@ -100,7 +102,7 @@ const charts = (() => {
       ctx.textAlign = "left";
       let row = 0, last = -Infinity;
       for (const [x, whole] of chart.marks) {
-        const label = whole.length > LONGEST_LABEL ? `${whole.slice(0, LONGEST_LABEL - 1)}…` : whole;
+        const label = shorten(whole, LONGEST_LABEL);
         const left = at(x, "x");
         row = left - last < ctx.measureText(label).width + 16 * pixel ? row + 1 : 0;
         last = left;
@@ -136,8 +138,9 @@ const charts = (() => {
     const all = chart.series.flatMap((series) => [series.values, series.low || [], series.high || []]).flat().filter((value) => value !== null);
     const level = chart.level ? [chart.level[0]] : [];
     const top = chart.top ?? 1.12 * Math.max(0, ...limits(all), ...level);
-    const low = Math.min(0, limits(all)[0] ?? 0);
-    return [low, Math.max(chart.unit === "percent" ? Math.min(top, 1) : top, low + 1e-9) || 1];
+    const low = 1.12 * Math.min(0, ...limits(all), ...level);
+    const high = chart.unit === "percent" ? Math.min(top, 1) : top;
+    return [low, high > low ? high : low + 1];
   }
 
   // Of a logarithmic axis only the powers of ten are drawn.
@@ -153,7 +156,8 @@ const charts = (() => {
     const axis = { stroke: colour("muted"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1 }, font: "12px system-ui, sans-serif" };
     const one = chart.x.length === 1;
     const [first, last] = [chart.x[0], chart.x[chart.x.length - 1]];
-    const pad = one ? (chart.time ? 43200 : 0.5) : 0.03 * (last - first);
+    const named = chart.names.length > 0;
+    const pad = one ? (chart.time ? 43200 : 0.5) : named ? 0.5 : 0.03 * (last - first);
     const few = chart.x.length <= 120;
     const series = chart.series.map((s, place) => {
       const ink = colour(`series-${place + 1}`);
@@ -173,19 +177,43 @@ const charts = (() => {
       });
     }
     return {
-      width, height: HEIGHT, bands, tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"), legend: { show: false },
-      cursor: { y: false, drag: { x: true, y: false }, points: { size: 9 } },
+      width, height: chart.height, bands, tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"), legend: { show: false },
+      cursor: { y: false, drag: { x: true, y: false }, points: chart.labels.length ? { show: false } : { size: 9 } },
       scales: {
         x: { time: chart.time, range: (u, low, high) => (one || (low === first && high === last) ? [first - pad, last + pad] : [low, high]) },
         y: chart.unit === "p" ? { distr: 3, range: range(chart) } : { range: range(chart) },
       },
-      axes: [chart.time ? { ...axis, values: TIMES } : axis, {
+      axes: [named ? { ...axis, ...names(chart) } : chart.time ? { ...axis, values: TIMES } : axis, {
         ...axis, size: 64, incrs: chart.unit === "count" ? COUNTS : undefined, grid: { ...axis.grid, filter: (u, splits) => (chart.unit === "p" ? splits.map(power) : splits) },
         values: (u, ticks) => ticks.map((value) => (value === null ? "" : format(chart.unit, value))),
       }],
       series: [{}, ...series],
-      hooks: { draw: [overlay(chart)], setCursor: [(u) => tell(u.cursor.idx)], setSelect: [(u) => choose(u)] },
+      hooks: { draw: [overlay(chart)], setCursor: [(u) => tell(chart.labels.length ? nearest(u, chart) : u.cursor.idx)], setSelect: [(u) => choose(u)] },
     };
+  }
+
+  // An axis of names, cut to the room that each has.
+  function names(chart) {
+    return {
+      splits: (u, place, low, high) => chart.x.filter((x) => x >= low && x <= high),
+      values: (u, ticks) => ticks.map((x) => shorten(chart.names[chart.x.indexOf(x)], Math.max(3, Math.floor((u.width - 80) / ticks.length / 7)))),
+    };
+  }
+
+  const shorten = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+
+  // The point that the pointer is nearest to, of a chart whose points have labels.
+  function nearest(u, chart) {
+    if (u.cursor.idx === null || u.cursor.idx === undefined) return null;
+    let found = null, least = Infinity;
+    chart.x.forEach((x, i) => {
+      for (const { values } of chart.series) {
+        if (values[i] === null) continue;
+        const apart = (u.valToPos(x, "x") - u.cursor.left) ** 2 + (u.valToPos(values[i], "y") - u.cursor.top) ** 2;
+        if (apart < least) { found = i; least = apart; }
+      }
+    });
+    return found;
   }
 
   // Whoever listens learns which span was drawn with the mouse: {from, to} in the units of x.
@@ -213,12 +241,12 @@ const charts = (() => {
     const ink = `var(--series-${place + 1})`;
     if (kind === "bars") add("rect", { x: 11, y: 1, width: 12, height: 10, fill: ink });
     else {
-      if (kind === "line") add("line", { x1: 0, x2: 34, y1: 6, y2: 6, stroke: ink, "stroke-width": 2, "stroke-dasharray": DASHES[place].join(" ") });
+      if (kind === "line" || kind === "guide") add("line", { x1: 0, x2: 34, y1: 6, y2: 6, stroke: ink, "stroke-width": 2, "stroke-dasharray": DASHES[place].join(" ") });
       const shape = {
         circle: "M14 6a3 3 0 1 0 6 0a3 3 0 1 0-6 0z", square: "M14 3h6v6h-6z", diamond: "M17 2l4 4l-4 4l-4-4z",
         triangle: "M17 2l4 7h-8z", cross: "M14 3l6 6M20 3l-6 6", plus: "M13 6h8M17 2v8",
       }[MARKS[place]];
-      add("path", { d: shape, fill: ink, stroke: ink });
+      if (kind !== "guide") add("path", { d: shape, fill: ink, stroke: ink });
     }
     return svg;
   }
@@ -228,7 +256,7 @@ const charts = (() => {
     list.className = "legend";
     chart.series.forEach((series, place) => {
       const item = document.createElement("li");
-      item.append(swatch(place, series.kind), series.name + (series.low ? ", with its 95 % interval" : ""));
+      item.append(swatch(place, series.kind), series.name + (series.low ? ", with its interval" : ""));
       list.append(item);
     });
     if (chart.flagged.at.length) {
@@ -252,8 +280,9 @@ const charts = (() => {
     }
     const tell = (i) => {
       if (i === null || i === undefined) { readout.textContent = ""; return; }
-      const x = chart.time ? formatTime(chart.x[i]) : format("number", chart.x[i]);
-      const values = chart.series.map((series) => {
+      const x = chart.labels[i] ?? chart.names[i] ?? (chart.time ? formatTime(chart.x[i]) : format("number", chart.x[i]));
+      const shown = chart.labels.length ? chart.series.filter((series) => series.values[i] !== null) : chart.series;
+      const values = shown.map((series) => {
         const interval = series.low && series.low[i] !== null ? ` (${format(chart.unit, series.low[i])} to ${format(chart.unit, series.high[i])})` : "";
         return `${series.name} ${format(chart.unit, series.values[i])}${interval}`;
       });
@@ -271,7 +300,7 @@ const charts = (() => {
   const resized = new ResizeObserver((entries) => {
     for (const { target } of entries) {
       const plot = drawn.get(target);
-      if (plot && plot.width !== target.clientWidth && target.clientWidth) plot.setSize({ width: target.clientWidth, height: HEIGHT });
+      if (plot && plot.width !== target.clientWidth && target.clientWidth) plot.setSize({ width: target.clientWidth, height: data.charts[target.dataset.chart].height });
     }
   });
   for (const place of document.querySelectorAll("[data-chart]")) resized.observe(place);

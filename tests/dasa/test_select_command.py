@@ -58,7 +58,13 @@ def test_select(log, items, tiny, tmp_path, darl):
     assert said.code == 0 and said.err == ""
     assert "7 requests for 7 distinct queries in" in said.out and "by herding." in said.out
     assert json.loads((out / "report.json").read_text())["selector"]["params"]["traffic"] == 0.0
-    assert {path.name for path in out.iterdir()} == {"selected.jsonl", "control.jsonl", "kept.jsonl", "report.json"}
+    assert {path.name for path in out.iterdir()} == {
+        "selected.jsonl",
+        "control.jsonl",
+        "kept.jsonl",
+        "map.json",
+        "report.json",
+    }
     again = darl(*arguments, "--out", out, "--param", "traffic=0.0")
     assert again == said  # done is done
 

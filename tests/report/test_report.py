@@ -192,7 +192,7 @@ def test_the_gates_verdict_with_intervals_and_power(cycle):
         "-.012 [-.028, +.004]",
     ]
     assert table[0] == [*first, "0.0586", "-0.018", "0.021", "678", "no"]
-    gain = ["", "gain in RPS", "", "", "", "-.000 [-.001, +.000] calibrated alike", "0.3100", "0", "0.001", "–", "no"]
+    gain = ["", "gain in RPS, calibrated alike", "", "", "", "-.000 [-.001, +.000]", "0.3100", "0", "0.001", "–", "no"]
     assert table[-1] == gain
     assert "The gate refused it." in html and "1 of 2 checks" in html
     assert rows(html, "Checks that did not pass")[0][:2] == ["template", "failed"]

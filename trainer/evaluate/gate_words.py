@@ -139,10 +139,9 @@ def _rows(part: Mapping[str, Any], least: int) -> list[list[str]]:
             *([f"{part['bound'] + AGREEMENT:g}", *_power(change), _yes(holds)] if place == 0 else [""] * 4),
         ])  # fmt: skip
         if gain:
-            left = f"{format_cell(gain['left'], signed=True)} calibrated alike" if gain["left"] else ""
-            gains.append(
-                ["", f"gain in {name}", "", "", "", left, _p(gain["p"]), "0", *_power(gain), _yes(gain["holds"])]
-            )
+            left = format_cell(gain["left"], signed=True) if gain["left"] else ""
+            what = f"gain in {name}" + (", calibrated alike" if left else "")
+            gains.append(["", what, "", "", "", left, _p(gain["p"]), "0", *_power(gain), _yes(gain["holds"])])
     return rows + gains
 
 

@@ -82,6 +82,19 @@ def test_its_report_shows_what_was_recorded(released, tmp_path):
     assert "<strong>Released.</strong>" in text and "The gate passed it." in text
 
 
+def test_the_command_writes_the_report_of_a_cycle_that_stops(released, tmp_path, darl):
+    folder = tmp_path / "stopped"
+    shutil.copytree(released[0], folder)
+    cycle = folder / "cycles" / "0001"
+    for name in ("outcome.json", "steps/register.json", "steps/release.json"):
+        (cycle / name).unlink()
+    (folder / "cycles" / "current.json").unlink()
+    said = darl("cycle", folder / "cycle.toml", "--now", "--until", "gate")
+    assert said.code == 0, said.err
+    assert f"the report is in {cycle / 'report.html'}" in said.err.splitlines()
+    assert "<strong>Not finished.</strong> The next step is register." in (cycle / "report.html").read_text()
+
+
 def test_what_was_drawn_for_the_gate_is_not_trained_on(released):
     cycle = released[0] / "cycles" / "0001"
     control = {row["query"] for row in read_rows(cycle / "train" / "control.jsonl")}

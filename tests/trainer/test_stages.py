@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -691,6 +692,17 @@ def test_its_report_shows_every_stage(whole, tmp_path):
     assert len(charts["order"]["names"]) == 6 and {"gap", "loss-0", "rps-1", "rps-2", "mix-3", "reliability"} <= set(
         charts
     )
+
+
+def test_the_command_leaves_the_report_beside_the_run(whole, tmp_path, darl):
+    path, run = whole
+    shutil.copytree(run, tmp_path / "run")
+    said = darl("train", path, "--run", tmp_path / "run")
+    assert said.code == 0 and f"the report is in {tmp_path / 'run' / 'report.html'}" in said.err.splitlines()
+    assert "stage interpolate: coefficient" in said.err
+    assert (tmp_path / "run" / "report.html").read_bytes() == write_report(
+        run, tmp_path / "again.html"
+    ).path.read_bytes()
 
 
 def test_batches_without_pairs_of_a_group_have_a_finite_loss():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +19,8 @@ from darl_opensearch.ood.rollup import Rollup, Tally
 from darl_opensearch.ood.rows import DAY_MS, HOUR_MS, Total, TrafficLine
 from darl_opensearch.stats.shares import Share
 
+FLAGGED_SHARE = 0.25  # [select] flagged_share, unless it is set
+MOST_DRIFTED = 10  # windows that a file carries beside the one that it opens at
 HOURLY = 3 * DAY_MS  # up to this long a period is cut into hours, else into days
 
 
@@ -29,7 +32,7 @@ class Filters:
     :param until: latest time, excluded; None: now.
     :param model: ``name version``, or None for all.
     :param slice: a traffic slice, ``""`` for requests without one, or None for all traffic.
-    :param window: start of the window to look into; None: the one with the highest drift.
+    :param window: a time in the window to look into; None: the one with the highest drift.
     :param top: queries and items to list.
     """
 
@@ -91,6 +94,10 @@ class WindowFigures:
         """The tests that detected drift, most significant first."""
         return tuple(str(t) for t in sorted((t for t in self.tests if t.drift), key=lambda t: (t.p_holm, t.p)))
 
+    def holds(self, time: datetime | None) -> bool:
+        """Whether a time is in this window."""
+        return time is not None and self.start <= time < self.end
+
     @property
     def excess(self) -> float:
         """Share OOD beyond alpha."""
@@ -117,6 +124,20 @@ class Strange:
 
 
 @dataclass(frozen=True)
+class Flagged:
+    """The queries among which ``darl select`` chooses, before it drops duplicates, judged queries, machines and noise.
+
+    :param queries: those with at least ``share`` of their pairs OOD, on average over their searches.
+    :param searches: for them.
+    :param share: the default of ``[select] flagged_share``.
+    """
+
+    queries: int
+    searches: int
+    share: float = FLAGGED_SHARE
+
+
+@dataclass(frozen=True)
 class Focus:
     """One window, looked into.
 
@@ -129,6 +150,51 @@ class Focus:
     queries: tuple[Strange, ...]
     items: tuple[Strange, ...]
     themes: tuple[Theme, ...]
+    flagged: Flagged
+
+
+@dataclass(frozen=True)
+class ReleaseMark:
+    """An event of a pipeline's release history.
+
+    :param event: ``release``, ``rollback`` or ``refused``.
+    :param version: ``name version``: that serves from then on, or was refused.
+    :param gate: whether it passed ``darl gate``; None: there is no report.
+    :param note: the reason that was given.
+    """
+
+    time: datetime
+    event: str
+    version: str
+    gate: bool | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class LogSource:
+    """How a command reads the same records.
+
+    :param records: options: ``--spool FILE``, or ``--url URL`` and more.
+    :param bundle: its folder; None if it was not given.
+    :param more: further options of ``darl monitor``.
+    """
+
+    records: Sequence[str] = ("--spool", "SPOOL")
+    bundle: str | None = None
+    more: Sequence[str] = ()
+
+    @property
+    def select(self) -> tuple[str, ...]:
+        """Arguments of ``darl select``."""
+        return self.bundle or "BUNDLE", *self.records
+
+    @property
+    def monitor(self) -> tuple[str, ...]:
+        """Arguments of ``darl monitor``."""
+        return *self.records, *(("--bundle", self.bundle) if self.bundle else ()), *self.more
+
+
+SOME_LOG = LogSource()
 
 
 @dataclass(frozen=True)
@@ -142,6 +208,8 @@ class Overview:
     :param slices: of all traffic in the period.
     :param one_in: windows without drift per false alarm.
     :param counters: the spool's.
+    :param releases: of the period, by time; none without a cluster.
+    :param releases_unread: why the release history could not be read, if it could not.
     """
 
     store: str
@@ -156,6 +224,8 @@ class Overview:
     slices: tuple[str, ...]
     one_in: int
     counters: Mapping[str, int] = field(default_factory=dict)
+    releases: tuple[ReleaseMark, ...] = ()
+    releases_unread: str = ""
 
     @property
     def latest(self) -> WindowFigures | None:
@@ -172,6 +242,27 @@ class Overview:
         for window, rendered in zip(self.windows, values["windows"], strict=True):
             rendered["reasons"] = list(window.reasons)
         return values | {"latest": format_timestamp(self.latest.start) if self.latest else None}
+
+
+def list_views(found: Overview) -> Iterator[Filters]:
+    """List what a reader may look at next, of what is there and not filtered already: the most useful first.
+
+    Windows that drifted and the latest one, then slices by traffic, then versions, then a version's slices.
+    """
+    chosen = found.filters
+    if chosen.window is None and found.focus is not None:
+        drifted = [w.start for w in reversed(found.windows) if w.verdict == DRIFT][:MOST_DRIFTED]
+        starts = dict.fromkeys([*drifted, found.windows[-1].start])
+        starts.pop(found.focus.window.start, None)
+        yield from (dataclasses.replace(chosen, window=start) for start in starts)
+    searches = Counter[str]()
+    for window in found.windows:
+        searches.update({part.name: part.requests for part in window.slices})
+    slices = [name for name, _ in searches.most_common()] if len(searches) > 1 and chosen.slice is None else []
+    models = found.models if len(found.models) > 1 and chosen.model is None else ()
+    yield from (dataclasses.replace(chosen, slice=name) for name in slices)
+    yield from (dataclasses.replace(chosen, model=model) for model in models)
+    yield from (dataclasses.replace(chosen, model=model, slice=name) for model in models for name in slices)
 
 
 def overview(
@@ -282,14 +373,14 @@ def _focus(
     rollup: Rollup, totals: Sequence[Total], windows: Sequence[WindowFigures], filters: Filters, unit: int,
     nearest: Nearest | None,
 ) -> Focus | None:  # fmt: skip
-    asked = [w for w in windows if w.start == filters.window] if filters.window else []
+    asked = [w for w in windows if w.holds(filters.window)]
     window = asked[-1] if asked else choose_window(windows)
     if window is None:
         return None
     since, until = _ms(window.start), _ms(window.end)
     line = _line_of(window, totals, filters.slice)
     strange = [
-        Asked(str(t.body["query"]), int(t.count), t.ood_pairs)
+        Asked(str(t.body["query"]), int(t.count), t.ood_pairs, t.mean_share >= FLAGGED_SHARE)
         for t in rollup.queries(line, since, until, MOST_QUERIES, most_pairs=True)
     ]
     usual = rollup.usual_queries(line, since - unit, until, MOST_QUERIES)  # a strange window has few
@@ -298,6 +389,7 @@ def _focus(
         tuple(_strange(t, "query", nearest) for t in rollup.queries(line, since, until, filters.top)),
         tuple(_strange(t, "item_text", nearest) for t in rollup.items(line, since, until, filters.top)),
         tuple(find_themes(strange, usual)),
+        Flagged(*rollup.count_flagged(line, since, until, FLAGGED_SHARE)),
     )
 
 

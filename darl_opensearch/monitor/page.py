@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from darl_opensearch.monitor.drift.report import ALL, DRIFT, SHARE, DriftReport
-from darl_opensearch.monitor.figures import Focus, Overview, WindowFigures
+from darl_opensearch.monitor.figures import SOME_LOG, Filters, Flagged, Focus, LogSource, Overview, WindowFigures
 from darl_opensearch.monitor.nearest import describe
 from darl_opensearch.monitor.render import LOSS_TEXT, format_percent, format_share, shorten
 from darl_opensearch.monitor.render_drift import format_span, format_tests
@@ -19,16 +23,21 @@ from darl_opensearch.web.page import asset, page
 TITLE = "Traffic monitor"
 _LONGEST = 300  # characters of a text that are shown
 _MOST_OF_THEME = 50  # queries
+_LENGTHS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+_MOST_MARKS = 20  # vertical lines on a chart, latest first
+MOST_CARRIED = 3_000_000  # characters of all further views of a file
 _MOST_WINDOWS = 200  # to choose from, latest first; those that drifted are always there
 _STYLE = """
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; margin: 1rem 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: .75rem; margin: 1rem 0; }
 .cards div { background: var(--soft); border-radius: .4rem; padding: .6rem .9rem; }
 .cards dt { color: var(--muted); font-size: .85rem; } .cards dd { margin: 0; font-size: 1.5rem; font-weight: 600; }
 .cards dd small { display: block; font-size: .8rem; font-weight: 400; color: var(--muted); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr)); gap: 0 2rem; }
 .charts > * { min-width: 0; }
-form.filters { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: end; margin: 1rem 0; }
-form.filters label { display: grid; font-size: .85rem; color: var(--muted); }
+form.filters:not([hidden]) { display: flex; flex-wrap: wrap; gap: .5rem 1rem; align-items: end; margin: 1rem 0; }
+form.filters label { display: grid; grid-template-columns: minmax(0, max-content); max-width: 100%; }
+form.filters label { font-size: .85rem; color: var(--muted); }
+pre { overflow-x: auto; background: var(--soft); border-radius: .4rem; padding: .5rem .75rem; }
 .theme { border-bottom: 1px solid var(--line); } .theme summary { padding: .3rem 0; }
 """
 
@@ -38,44 +47,111 @@ def render_monitor_page(
     *,
     drift: DriftReport | None = None,
     grades: Sequence[str] = (),
-    releases: Sequence[tuple[datetime, str]] = (),
+    source: LogSource = SOME_LOG,
     filters: bool = False,
+    views: Iterable[Overview] = (),
     top: Sequence[str] = (),
 ) -> str:
     """Render the page.
 
     :param drift: drift tests of the features, of the same records; shown if any could be made.
     :param grades: names of the grades, from grade 0.
-    :param releases: time and label of each, for the time line.
+    :param source: how commands on the page read the same records.
     :param filters: with a form that asks the server that the page came from for other figures.
+    :param views: for a page without a server: what its form can show beside ``found``, as much as a file may hold.
     :param top: HTML before everything else: how to sign out, say.
     """
-    charts = _charts(found, grades, releases)
-    body = [*top, f"<h1>{TITLE}</h1>", f'<p class="muted">{_about(found)}</p>', *_status(found, drift)]
+    charts = _charts(found, grades)
+    status, main = _status(found, drift), _main(found, charts, grades, source)
+    heading = [*top, f"<h1>{TITLE}</h1>", f'<p class="muted">{_about(found)}</p>']
+    ending = [*_features(drift), *_spool(found.counters)]
+    carried = [] if filters else _carry(found, views, grades, source)
+    scripts = [asset("monitor.js")] if filters or found.focus is not None else []
+    data = None
     if filters:
-        body.append(_form(found))
-    if found.focus is None:
-        body.append(_nothing(found))
+        body = [*heading, *status, _form(_selects(found), found.filters), *main, *ending]
+    elif found.focus is not None:
+        form = [_form(_carried_selects(found, carried), found.filters, file=True), _FILE]
+        body = [*heading, *_part("status", status), *form, *_part("main", main), *ending]
+        body += [view.template for view in carried]
+        data = {"views": [_place(found, found), *(view.place for view in carried)],
+                "command": shlex.join(["darl", "monitor", *source.monitor, "--html", "FILE"])}  # fmt: skip
+        scripts.append(asset("monitor_file.js"))
     else:
-        body += _focus(found, found.focus, charts, grades)
+        body = [*heading, *status, *main, *ending]
+    return page(
+        f"{TITLE}: {found.store}", body, style=_STYLE, charts=list(charts.values()), scripts=scripts, data=data,
+        forms=filters,
+    )  # fmt: skip
+
+
+def _main(found: Overview, charts: Mapping[str, Chart], grades: Sequence[str], source: LogSource) -> list[str]:
+    body = [_nothing(found)] if found.focus is None else _focus(found, found.focus, charts, grades, source)
     shown = [chart.figure() for key, chart in charts.items() if key not in ("share", "slices")]
     if shown:
         body += ["<h2>Over time</h2>", '<div class="charts">', *shown, "</div>"]
-    body += [*_windows(found), *_features(drift), *_spool(found.counters)]
-    scripts = [asset("monitor.js")] if filters else []
-    return page(
-        f"{TITLE}: {found.store}", body, style=_STYLE, charts=list(charts.values()), scripts=scripts, forms=filters
-    )
+    return [*body, *_releases(found), *_windows(found)]
+
+
+@dataclass(frozen=True)
+class _View:
+    """What a file carries of one choice of its filters.
+
+    :param template: HTML, in an element that the browser does not show.
+    :param place: by what it is found, and its charts.
+    """
+
+    of: Overview
+    template: str
+    place: Mapping[str, Any]
+
+
+def _carry(found: Overview, views: Iterable[Overview], grades: Sequence[str], source: LogSource) -> list[_View]:
+    """Render views until the file would be too large."""
+    carried: list[_View] = []
+    size = 0
+    for number, view in enumerate(views, 1):
+        charts = _charts(view, grades)
+        parts = [*_part("status", _status(view, None)), *_part("main", _main(view, charts, grades, source))]
+        inner = "\n".join(parts)
+        place = _place(view, found) | {"charts": {key: chart.to_json() for key, chart in charts.items()}}
+        size += len(inner) + len(json.dumps(place))
+        if size > MOST_CARRIED:
+            break
+        carried.append(_View(view, f'<template data-view="{number}">{inner}</template>', place))
+    return carried
+
+
+def _part(name: str, lines: Sequence[str]) -> list[str]:
+    return [f'<div data-part="{name}">', *lines, "</div>"]
+
+
+def _place(view: Overview, found: Overview) -> dict[str, Any]:
+    """Name a view by the parameters of the form; what the file as a whole is filtered by is no choice."""
+    chosen, fixed = view.filters, found.filters
+    return {
+        "model": "" if chosen.model == fixed.model else chosen.model,
+        "slice": "" if chosen.slice == fixed.slice else f"={chosen.slice}",
+        "window": "" if chosen.window == fixed.window or chosen.window is None else _iso(chosen.window),
+        "at": _iso(view.focus.window.start) if view.focus else "",
+    }  # fmt: skip
 
 
 def _about(found: Overview) -> str:
     since = f"from {found.since:%Y-%m-%d %H:%M} " if found.since else ""
-    span = {3600: "an hour", 86400: "a day"}.get(found.span_s, f"{found.span_s / 3600:g} hours")
-    cut = f" A window is {span}." if found.span_s else ""
+    cut = f" A window is {describe_length(found.span_s)}." if found.span_s else ""
     return (
         f"{escaped(found.store)}, {since}to {found.until:%Y-%m-%d %H:%M} UTC.{cut} OOD: out of distribution, unlike "
         "what the model was calibrated on. Each query counts once in a window; intervals are 95 %, clustered by query."
     )
+
+
+def describe_length(seconds: int) -> str:
+    """Write the length of a window: ``a day``, ``12 hours``."""
+    unit, name = next((unit, name) for unit, name in _LENGTHS if seconds % unit == 0)
+    if seconds == unit:
+        return f"{'an' if name == 'hour' else 'a'} {name}"
+    return f"{seconds // unit:,} {name}s"
 
 
 def _status(found: Overview, drift: DriftReport | None) -> list[str]:
@@ -143,11 +219,11 @@ def _nothing(found: Overview) -> str:
     )
 
 
-def _focus(found: Overview, focus: Focus, charts: Mapping[str, Chart], grades: Sequence[str]) -> list[str]:
-    window = focus.window
-    chosen = "chosen" if found.filters.window == window.start else (
-        "the highest drift" if window.verdict == DRIFT else "the latest"
-    )  # fmt: skip
+def _focus(
+    found: Overview, focus: Focus, charts: Mapping[str, Chart], grades: Sequence[str], source: LogSource
+) -> list[str]:
+    window, asked = focus.window, found.filters.window
+    chosen = "chosen" if window.holds(asked) else "the highest drift" if window.verdict == DRIFT else "the latest"
     of_slice = "" if found.filters.slice is None else f", slice {found.filters.slice or '(none)'}"
     value, interval = format_share(window.share_ood)
     failed = window.not_reranked / max(window.not_reranked + window.requests, 1)
@@ -169,7 +245,10 @@ def _focus(found: Overview, focus: Focus, charts: Mapping[str, Chart], grades: S
         f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}<small>{escaped(more)}</small></dd></div>"
         for name, value, more in cards
     )
-    parts = [
+    parts = [] if asked is None or window.holds(asked) else [
+        f'<div class="warn"><p>No window holds {asked:%Y-%m-%d %H:%M}. Shown instead:</p></div>'
+    ]  # fmt: skip
+    parts += [
         f"<h2>{escaped(window.name)}, {_span(window)}{escaped(of_slice)}: {chosen}</h2>",
         f'<dl class="cards">{rows}</dl>',
     ]
@@ -182,7 +261,38 @@ def _focus(found: Overview, focus: Focus, charts: Mapping[str, Chart], grades: S
         _slices(window),
         "</div>",
     ]
-    return parts + _texts(focus)
+    return [*parts, *_texts(focus), *_flagged(focus.flagged, window, source)]
+
+
+def _flagged(flagged: Flagged, window: WindowFigures, source: LogSource) -> list[str]:
+    """Say among how many queries a selection would choose, and how to count them exactly."""
+    command = shlex.join(["darl", "select", *source.select, "--since", _iso(window.start), "--dry-run"])
+    return [
+        "<h3>What a cycle would choose from</h3>",
+        f"<p>{flagged.queries:,} of {_many(window.queries, 'query', 'queries')} "
+        f"({_many(flagged.searches, 'search', 'searches')}) flagged: at least {100 * flagged.share:.0f} % of the pairs "
+        "OOD, on average over the searches. That is the default of <code>[select] flagged_share</code>. "
+        "<code>darl select</code> and <code>darl cycle</code> choose among flagged queries. First they draw the random "
+        "control arm, and drop duplicates, judged queries, machines and noise. With the extra <code>train</code> this "
+        "counts what is left from this window on:</p>",
+        f'<pre tabindex="0" role="region" aria-label="Command"><code>{escaped(command)}</code></pre>',
+        '<p class="muted"><code>--trained</code> and <code>--judged</code> name what has been judged. The bundle must '
+        f"be that of {escaped(window.name)}.</p>",
+    ]
+
+
+def _releases(found: Overview) -> list[str]:
+    """List the releases of the period, or say why they are not known."""
+    if found.releases_unread:
+        return [f"<p>Releases are not shown: the history could not be read. {escaped(found.releases_unread)}</p>"]
+    if not found.releases:
+        return []
+    rows = [
+        (f"{r.time:%Y-%m-%d %H:%M}", r.event, r.version, "–" if r.gate is None else "passed" if r.gate else "refused",
+         _text(r.note))
+        for r in reversed(found.releases)
+    ]  # fmt: skip
+    return [table("Releases", ("time (UTC)", "event", "version", "gate", "note"), rows, names=5)]
 
 
 def _slices(window: WindowFigures) -> str:
@@ -204,19 +314,20 @@ def _texts(focus: Focus) -> list[str]:
     if focus.themes:
         parts.append(
             '<h3>What the OOD queries are about</h3><p class="muted">Grouped by words that they share and that '
-            "ordinary queries lack, most OOD pairs first.</p>"
+            "ordinary queries lack, most OOD pairs first. Flagged: see below.</p>"
         )
         for theme in focus.themes:
             name = f"“{theme.word}”" if theme.word else "no word in common"
             queries_of = _many(len(theme.queries), "query", "queries")
-            summary = f"{name}: {queries_of}, {_many(theme.ood_pairs, 'OOD pair', 'OOD pairs')}"
+            flagged = sum(asked.flagged for asked in theme.queries)
+            summary = f"{name}: {queries_of}, {flagged:,} flagged, {_many(theme.ood_pairs, 'OOD pair', 'OOD pairs')}"
             rows = [
-                (_text(asked.query), f"{asked.requests:,}", f"{asked.ood_pairs:,}")
+                (_text(asked.query), f"{asked.requests:,}", f"{asked.ood_pairs:,}", "yes" if asked.flagged else "no")
                 for asked in theme.queries[:_MOST_OF_THEME]
             ]
             parts.append(
                 f'<details class="theme"><summary>{escaped(summary)}</summary>'
-                f"{table(f'Queries: {name}', ('query', 'searches', 'OOD pairs'), rows)}</details>"
+                f"{table(f'Queries: {name}', ('query', 'searches', 'OOD pairs', 'flagged'), rows)}</details>"
             )
     if focus.queries:
         queries = [
@@ -246,13 +357,12 @@ def _texts(focus: Focus) -> list[str]:
     return parts
 
 
-def _charts(found: Overview, grades: Sequence[str], releases: Sequence[tuple[datetime, str]]) -> dict[str, Chart]:
+def _charts(found: Overview, grades: Sequence[str]) -> dict[str, Chart]:
     """Make the charts, by key: of all chosen versions, and of the one that is looked into."""
     if found.focus is None:
         return {}
     versions = list(dict.fromkeys(w.name for w in found.windows))[-MOST_SERIES:]
-    marks = [(min(w.start for w in found.windows if w.name == name).timestamp(), name) for name in versions[1:]]
-    marks = sorted([*marks, *((time.timestamp(), label) for time, label in releases)])
+    marks = _marks(found, versions)
     starts = sorted({w.start for w in found.windows if w.name in versions})
     at = {(w.start, w.name): w for w in found.windows}
     x = [start.timestamp() for start in starts]
@@ -270,6 +380,7 @@ def _charts(found: Overview, grades: Sequence[str], releases: Sequence[tuple[dat
     ]  # fmt: skip
     own = [w for w in found.windows if w.name == found.focus.window.name]
     x = [w.start.timestamp() for w in own]
+    own_marks = [mark for mark in marks if x[0] <= mark[0] <= own[-1].end.timestamp()]
     names = [s.name for s in sorted(found.focus.window.slices, key=lambda s: -s.queries) if s.name][:MOST_SERIES]
     if names:
         by_slice = [{s.name: s.share_ood.value for s in w.slices} for w in own]
@@ -283,7 +394,7 @@ def _charts(found: Overview, grades: Sequence[str], releases: Sequence[tuple[dat
             for g in range(count)
         ]
         title = f"Pairs by grade, {found.focus.window.name} (estimate)"
-        charts.append(Chart("grades", title, x, series, unit="percent", marks=marks))
+        charts.append(Chart("grades", title, x, series, unit="percent", marks=own_marks))
     all_x = [start.timestamp() for start in starts]
     searches = [sum(w.requests for row in rows.values() if (w := row[n])) for n in range(len(starts))]
     failed = [sum(w.not_reranked for row in rows.values() if (w := row[n])) for n in range(len(starts))]
@@ -296,24 +407,74 @@ def _charts(found: Overview, grades: Sequence[str], releases: Sequence[tuple[dat
     times = [w.latency_ms or (None, None) for w in own]
     series = [Series(name, [t[n] for t in times]) for n, name in enumerate(("median", "95th percentile"))]
     charts.append(
-        Chart("latency", f"Latency of the ranking, {found.focus.window.name}", x, series, unit="ms", marks=marks)
+        Chart("latency", f"Latency of the ranking, {found.focus.window.name}", x, series, unit="ms", marks=own_marks)
     )
     return {chart.key: chart for chart in charts}
 
 
-def _form(found: Overview) -> str:
+def _marks(found: Overview, versions: Sequence[str]) -> list[tuple[float, str]]:
+    """Mark releases; of versions that no release brought, their first window."""
+    first = found.windows[0].start
+    shown = [r for r in found.releases if r.time >= first]
+    released = {r.version for r in shown if r.event != "refused"}
+    marks = [(r.time.timestamp(), f"{r.event}: {r.version}") for r in shown]
+    for name in versions[1:]:
+        if name not in released:
+            marks.append((min(w.start for w in found.windows if w.name == name).timestamp(), name))
+    return sorted(marks)[-_MOST_MARKS:]
+
+
+_Select = tuple[
+    str, str, list[tuple[str, str]], str
+]  # name, label, value and text of each option, and the chosen value
+
+
+def _selects(found: Overview) -> list[_Select]:
+    """List what a server can show."""
     chosen = found.filters
     recent = [w for n, w in enumerate(reversed(found.windows)) if n < _MOST_WINDOWS or w.verdict == DRIFT]
     starts = {w.start: w for w in reversed(recent)}
-    selects = [
+    at = found.focus.window.start if found.focus and found.focus.window.holds(chosen.window) else None
+    return [
         ("model", "version", [("", "all"), *((m, m) for m in found.models)], chosen.model or ""),
         ("slice", "slice", [("", "all traffic"), *((f"={s}", s or "(none)") for s in found.slices)],
          "" if chosen.slice is None else f"={chosen.slice}"),
-        ("window", "window", [("", "highest drift"), *(
-            (_iso(start), f"{start:%Y-%m-%d %H:%M}{', drift' if w.verdict == DRIFT else ''}")
-            for start, w in reversed(starts.items())
-        )], _iso(chosen.window) if chosen.window else ""),
+        ("window", "window", [("", "highest drift"), *(_window_option(w) for w in reversed(starts.values()))],
+         _iso(at) if at else ""),
     ]  # fmt: skip
+
+
+def _carried_selects(found: Overview, carried: Sequence[_View]) -> list[_Select]:
+    """List what a file carries."""
+    fixed = found.filters
+    models = dict.fromkeys(str(v.place["model"]) for v in carried)
+    slices = dict.fromkeys(str(v.place["slice"]) for v in carried)
+    windows = {w.start: w for v in carried if v.place["window"] and v.of.focus for w in [v.of.focus.window]}
+    all_slices = "all traffic" if fixed.slice is None else fixed.slice or "(none)"
+    return [
+        ("model", "version", [("", fixed.model or "all"), *((m, m) for m in models if m)], ""),
+        ("slice", "slice", [("", all_slices), *((s, s[1:] or "(none)") for s in slices if s)], ""),
+        ("window", "window", [("", "highest drift" if fixed.window is None else f"{fixed.window:%Y-%m-%d %H:%M}"),
+                              *(_window_option(windows[start]) for start in sorted(windows, reverse=True))], ""),
+    ]  # fmt: skip
+
+
+def _window_option(window: WindowFigures) -> tuple[str, str]:
+    return _iso(window.start), f"{window.start:%Y-%m-%d %H:%M}{', drift' if window.verdict == DRIFT else ''}"
+
+
+_FILE = (
+    '<p class="muted" id="shown" role="status"></p><div class="warn" id="missing" hidden><p>This file does not carry '
+    'that view. This command writes one that does:</p><pre tabindex="0" role="region" aria-label="Its command">'
+    "<code></code></pre></div>"
+)
+
+
+def _form(selects: Sequence[_Select], chosen: Filters, *, file: bool = False) -> str:
+    """Lay out the filters.
+
+    :param file: they are worked by a script, without a server.
+    """
     parts = []
     for name, label, options, value in selects:
         entries = "".join(
@@ -322,11 +483,12 @@ def _form(found: Overview) -> str:
         )
         parts.append(f'<label>{label} <select name="{name}">{entries}</select></label>')
     for name, label, time in (("since", "from (UTC)", chosen.since), ("until", "to (UTC)", chosen.until)):
-        value = f' value="{time:%Y-%m-%dT%H:%M}"' if time else ""
+        value = f' value="{time:%Y-%m-%dT%H:%M}"' if time and not file else ""
         parts.append(f'<label>{label} <input type="datetime-local" name="{name}"{value}></label>')
+    how, everything = ("hidden", "#") if file else ('method="get"', "?")
     return (
-        f'<form class="filters" method="get" aria-label="Filters">{"".join(parts)}<button>Show</button> '
-        '<a href="?">Show all</a></form>'
+        f'<form class="filters" {how} aria-label="Filters">{"".join(parts)}<button>Show</button> '
+        f'<a href="{everything}">Show all</a></form>'
     )
 
 

@@ -18,11 +18,13 @@ class Asked:
     """A query that was asked.
 
     :param ood_pairs: of all its requests.
+    :param flagged: whether a selection may choose it, see :class:`darl_opensearch.monitor.figures.Flagged`.
     """
 
     query: str
     requests: int
     ood_pairs: int
+    flagged: bool = False
 
 
 @dataclass(frozen=True)

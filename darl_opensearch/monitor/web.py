@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -16,7 +19,7 @@ from starlette.routing import Route
 
 from darl_opensearch.errors import DarlError, InputError
 from darl_opensearch.monitor.drift.config import DriftConfig
-from darl_opensearch.monitor.figures import Filters, Overview, overview
+from darl_opensearch.monitor.figures import SOME_LOG, Filters, LogSource, Overview, ReleaseMark, list_views, overview
 from darl_opensearch.monitor.nearest import Nearest
 from darl_opensearch.monitor.page import render_monitor_page
 from darl_opensearch.ood.record import parse_timestamp
@@ -25,6 +28,8 @@ from darl_opensearch.ood.spool import Spool
 from darl_opensearch.web.guard import Guard
 from darl_opensearch.web.markup import escaped
 from darl_opensearch.web.page import headers, page
+
+MOST_VIEWS = 40  # read for one file
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class Traffic:
     :param grades: names of the grades, from grade 0.
     :param nearest: training texts, to say why a text is strange.
     :param counters: of the spool whose records these are, if it is another one.
+    :param releases: of the pipeline, by time.
+    :param releases_unread: why its history could not be read, if it could not.
+    :param source: how commands on the page read the same records.
     """
 
     spool: Path
@@ -44,6 +52,9 @@ class Traffic:
     grades: Sequence[str] = ()
     nearest: Nearest | None = None
     counters: Mapping[str, int] | None = None
+    releases: Sequence[ReleaseMark] = ()
+    releases_unread: str = ""
+    source: LogSource = SOME_LOG
 
     def read(
         self, filters: Filters, report: Callable[[str, int, int], object] = lambda what, done, total: None
@@ -56,7 +67,21 @@ class Traffic:
             rollup = Rollup(spool)
             rollup.update(report)
             counters = spool.counters() if self.counters is None else self.counters
-            return overview(rollup, filters, self.config, store=self.store, counters=counters, nearest=self.nearest)
+            found = overview(rollup, filters, self.config, store=self.store, counters=counters, nearest=self.nearest)
+        releases = [r for r in self.releases if (filters.since or r.time) <= r.time < found.until]
+        return dataclasses.replace(found, releases=tuple(releases), releases_unread=self.releases_unread)
+
+    def views(
+        self, found: Overview, report: Callable[[str, int, int], object] = lambda what, done, total: None
+    ) -> Iterator[Overview]:
+        """Read what a page without a server may carry beside ``found``, the most useful first.
+
+        :param report: called with the activity, and done and total.
+        """
+        chosen = list(itertools.islice(list_views(found), MOST_VIEWS))
+        for done, filters in enumerate(chosen):
+            report("views", done, len(chosen))
+            yield self.read(filters)
 
 
 def create_monitor_app(traffic: Traffic, filters: Filters) -> Starlette:
@@ -86,7 +111,8 @@ async def show(traffic: Traffic, filters: Filters, top: Sequence[str] = ()) -> R
     """
 
     def render() -> str:
-        return render_monitor_page(traffic.read(filters), grades=traffic.grades, filters=True, top=top)
+        found = traffic.read(filters)
+        return render_monitor_page(found, grades=traffic.grades, source=traffic.source, filters=True, top=top)
 
     return respond(await run_in_threadpool(render))
 
@@ -115,6 +141,14 @@ def parse_filters(query: Mapping[str, str], default: Filters) -> Filters:
         window=times.get("window", default.window), model=query.get("model") or default.model,
         slice=slice_name[1:] if slice_name.startswith("=") else default.slice, top=default.top,
     )  # fmt: skip
+
+
+def write_query(filters: Filters) -> str:
+    """Write what is looked at as a URL's query; empty without version, slice and window."""
+    values = {"model": filters.model, "slice": None if filters.slice is None else f"={filters.slice}",
+              "window": filters.window and f"{filters.window:%Y-%m-%dT%H:%M}"}  # fmt: skip
+    given = {name: value for name, value in values.items() if value}
+    return f"?{urlencode(given)}" if given else ""
 
 
 def _time(name: str, text: str) -> datetime:

@@ -37,6 +37,7 @@ class Tally:
     :param ood_pairs: that were logged.
     :param distance: the highest; None if there is none.
     :param body: its latest record, as JSON values.
+    :param mean_share: of a query, its share OOD on average over its requests.
     """
 
     count: float
@@ -44,6 +45,7 @@ class Tally:
     ood_pairs: int
     distance: float | None
     body: dict[str, Any]
+    mean_share: float = 0.0
 
 
 class Rollup:
@@ -117,10 +119,24 @@ class Rollup:
         order = "pairs DESC" if most_pairs else "share DESC, far DESC"
         sql = f"""
             SELECT count(*), 1.0 * sum(ood) / sum(candidates) AS share, sum(ood) AS pairs, max(distance) AS far,
-              max(seq)
+              max(seq), avg(1.0 * ood / nullif(candidates, 0))
             FROM request_row WHERE {column} AND reranked GROUP BY query HAVING sum(ood) > 0
             ORDER BY {order}, query LIMIT ?"""
         return self._tallies(sql, (*bounds, top))
+
+    def count_flagged(self, line: TrafficLine, since_ms: int, until_ms: int, least_share: float) -> tuple[int, int]:
+        """Count the queries with at least a share of their pairs OOD, on average over their requests.
+
+        :return: their number, and that of their requests.
+        """
+        column, bounds = _bounds(line, since_ms, until_ms)
+        sql = f"""
+            SELECT count(*), coalesce(sum(n), 0) FROM (
+              SELECT count(*) AS n FROM request_row WHERE {column} AND reranked AND candidates > 0
+              GROUP BY query HAVING avg(1.0 * ood / candidates) >= ?)"""
+        with self._spool.reading() as db:
+            queries, requests = db.execute(sql, (*bounds, least_share)).fetchone()
+        return queries, requests
 
     def usual_queries(self, line: TrafficLine, since_ms: int, until_ms: int, most: int) -> list[str]:
         """Draw queries whose share OOD is at most alpha, in an order that does not depend on their text."""
@@ -136,7 +152,7 @@ class Rollup:
         """Find the items with OOD pairs: by their number, then by distance, highest first."""
         column, bounds = _bounds(line, since_ms, until_ms)
         sql = f"""
-            SELECT sum(weight), sum(weight * ood) / sum(weight), sum(ood), max(distance) AS far, max(seq)
+            SELECT sum(weight), sum(weight * ood) / sum(weight), sum(ood), max(distance) AS far, max(seq), 0.0
             FROM pair_row WHERE {column} AND item IS NOT NULL GROUP BY item HAVING sum(ood) > 0
             ORDER BY sum(ood) DESC, far DESC, item LIMIT ?"""
         return self._tallies(sql, (*bounds, top))
@@ -144,8 +160,8 @@ class Rollup:
     def _tallies(self, sql: str, values: Sequence[object]) -> list[Tally]:
         found = []
         with self._spool.reading() as db:
-            for count, share, pairs, distance, seq in db.execute(sql, values).fetchall():
-                found.append(Tally(count, share, pairs, distance, self._body(db, seq)))
+            for count, share, pairs, distance, seq, mean in db.execute(sql, values).fetchall():
+                found.append(Tally(count, share, pairs, distance, self._body(db, seq), mean))
         return found
 
     @staticmethod

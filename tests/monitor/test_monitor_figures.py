@@ -11,13 +11,16 @@ import pytest
 
 from darl_opensearch.monitor.drift import drift
 from darl_opensearch.monitor.drift.config import DriftConfig
-from darl_opensearch.monitor.figures import Filters, choose_window, overview
+from darl_opensearch.monitor.figures import Filters, Flagged, choose_window, overview
 from darl_opensearch.monitor.themes import Asked, find_themes
 from darl_opensearch.ood.rollup import Rollup
 from darl_opensearch.ood.spool import Spool
 from darl_opensearch.ood.store import SpoolStore
+from darl_opensearch.text import same_text
 from tests.helpers.drift import DAY, STRANGE, USUAL, write_log
 from tests.helpers.traffic import START, request_of, rows_of
+from trainer.dasa.config import SelectConfig
+from trainer.dasa.work import GatheredLog
 
 CONFIG = DriftConfig(window="1d")
 UNTIL = DAY + timedelta(days=8, hours=5)
@@ -86,6 +89,38 @@ def test_filters(log):
     some = figures(log, since=DAY + timedelta(days=2, minutes=5), until=DAY + timedelta(days=4, hours=20))
     assert [w.verdict for w in some.windows] == ["incomplete", "no drift", "incomplete"]
     assert figures(log, model="none").focus is None and figures(log, since=UNTIL).windows == ()
+
+
+def test_a_window_is_named_by_any_time_in_it(log):
+    assert figures(log, window=DAY + timedelta(days=1, hours=23, minutes=59)).focus.window.start == DAY + timedelta(
+        days=1
+    )
+    assert figures(log, window=DAY + timedelta(days=5)).focus == figures(log).focus
+    assert figures(log, window=DAY - timedelta(minutes=1)).focus == figures(log).focus  # there is none
+
+
+def test_flagged_queries_are_those_of_the_selection(log, tmp_path):
+    """The same queries as darl select counts, with its defaults, before it leaves any out."""
+    config, found = SelectConfig(), figures(log).focus
+    with SpoolStore(log) as store, GatheredLog(tmp_path / "work.db", "x") as work:
+        span = found.window.start, found.window.end
+        work.gather(store, since=span[0], until=span[1], model=("tiny", "2"), depth=config.depth)
+        queries = work.queries()
+    flagged = queries.ood_share >= config.flagged_share
+    assert found.flagged == Flagged(int(flagged.sum()), int(queries.requests[flagged].sum()), config.flagged_share)
+    assert 0 < found.flagged.queries < found.window.queries
+    by_text = {queries.keys[row] for row in np.flatnonzero(flagged)}
+    asked = [asked for theme in found.themes for asked in theme.queries]
+    assert {same_text(a.query) for a in asked if a.flagged} == by_text
+
+
+def test_a_query_is_flagged_by_its_average_over_searches(tmp_path):
+    ood = [[0.99], [0.1] * 9]  # 1 of 1, then 0 of 9: .5 on average, 1 in 10 of its pairs
+    with Spool.open(tmp_path / "log.db", create=True) as spool:
+        spool.append(rows_of([request_of(n, scores, query="q") for n, scores in enumerate(ood)]))
+        spool.append(rows_of([request_of(5, [], query="nothing found"), request_of(6, [], query="q", reranked=False)]))
+    found = figures(tmp_path / "log.db").focus
+    assert found.flagged == Flagged(1, 2) and found.themes[0].queries[0].flagged
 
 
 def test_a_short_period_is_cut_into_hours(log):

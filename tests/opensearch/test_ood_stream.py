@@ -11,6 +11,8 @@ from datetime import timedelta
 
 import pytest
 
+from darl_opensearch.cluster import Cluster
+from darl_opensearch.cluster.history import History, Served
 from darl_opensearch.connect import ClusterOptions, connect
 from darl_opensearch.errors import ClusterError
 from darl_opensearch.monitor import report
@@ -212,6 +214,42 @@ def test_a_page_of_the_stream_has_the_figures_of_its_spool(client, stream, path,
     here, there = (json.loads(said.out)["overview"] for said in (local, remote))
     assert here["windows"] and here["windows"] == there["windows"] and here["focus"] == there["focus"]
     assert stream in page.read_text(encoding="utf-8")
+
+
+def test_a_page_of_the_stream_shows_the_releases_of_its_pipeline(client, stream, path, tmp_path, opensearch_url):
+    spooled(path, rows_of(traffic(20)))
+    shipped(path, client, stream)
+    client.indices.refresh(index=stream)
+    index = f"{stream}-releases"
+    history = History(Cluster(client), "ours", index)
+    try:
+        for number, (kind, version, state) in enumerate([
+            ("release", "1", "done"), ("release", "2", "done"), ("refused", "3", "done"), ("release", "4", "abandoned"),
+            ("rollback", "1", "switching"),
+        ]):  # fmt: skip
+            gate = {"passed": version == "2"} if version in "23" else None
+            to = Served("tiny", version, "local", f"id-{version}")
+            event = history.begin(number, kind, to, note=f"note {version}", gate=gate)
+            if state != "switching":
+                history.close(event, state)
+        where = ("--url", opensearch_url, "--stream", stream, "--history", index, "--json", "--html", tmp_path / "p")
+        read = run_main("monitor", *where, "--pipeline", "ours")
+        other = run_main("monitor", *where, "--pipeline", "theirs")
+        client.index(index=index, body={"pipeline": "ours", "number": 9}, params={"refresh": "true"})
+        unread = run_main("monitor", *where, "--pipeline", "ours")
+    finally:
+        client.indices.delete(index=index)
+    releases = json.loads(read.out)["overview"]["releases"]
+    assert [(r["event"], r["version"], r["gate"], r["note"]) for r in releases] == [
+        ("release", "tiny 1", None, "note 1"), ("release", "tiny 2", True, "note 2"),
+        ("refused", "tiny 3", False, "note 3"), ("rollback, switching", "tiny 1", None, "note 1"),
+    ]  # fmt: skip
+    assert json.loads(other.out)["overview"]["releases"] == [] and other.code == read.code == 0 == unread.code
+    assert "could not be read" not in read.err + other.err
+    told = json.loads(unread.out)["overview"]
+    assert told["windows"] and told["releases"] == [] and "a document that is not a release" in told["releases_unread"]
+    assert "warning: the release history could not be read" in unread.err
+    assert "the history could not be read" in (tmp_path / "p").read_text(encoding="utf-8")
 
 
 def test_a_stream_that_is_not_there_is_empty(client, stream):

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 import pytest
 
 from darl_opensearch.cluster.setup.assets import ROLES
+from darl_opensearch.cluster.setup.options import SetupOptions
 from tests.helpers.actions import INDIRECT, PACKAGE, find_actions, find_senders, requests_of, sent_requests
 from tests.helpers.roles import CLUSTER_LEVEL, granted, is_cluster_permission, role_body
 
@@ -53,6 +54,11 @@ def test_permissions_stand_at_the_level_at_which_they_are_checked(role):
     index_level = [action for part in body["index_permissions"] for action in part["allowed_actions"]]
     assert [a for a in index_level if is_cluster_permission(a) and a not in ("indices:data/write/bulk*",)] == []
     assert "cluster:" in CLUSTER_LEVEL
+
+
+def test_a_reader_reads_the_releases_that_the_monitor_shows():
+    reader, search = role_body("reader", SetupOptions(index=("products",), history="ours")), "indices:data/read/search"
+    assert granted(reader, search, "ours") and not granted(reader, search, "darl-releases")
 
 
 def test_a_new_request_is_noticed(tmp_path):

@@ -151,7 +151,7 @@ _MONITOR_VALUES = {
 }
 _ROLE_VALUES = {
     "operator": ("stream", "history", "index"), "loader": ("index",), "shipper": ("stream",),
-    "reader": ("stream", "index"), "searcher": ("index",),
+    "reader": ("stream", "history", "index"), "searcher": ("index",),
 }  # fmt: skip
 
 

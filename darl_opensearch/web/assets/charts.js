@@ -20,6 +20,7 @@ const charts = (() => {
   const held = document.getElementById("data");
   const data = held ? JSON.parse(held.textContent) : {};
   const drawn = new Map();
+  let span = [null, null]; // of time that is shown; null: as far as there is something
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const two = (number) => String(number).padStart(2, "0");
@@ -100,12 +101,10 @@ const charts = (() => {
         ctx.fillText(chart.level[1], bbox.left + bbox.width - 4 * pixel, y - 5 * pixel);
       }
       ctx.textAlign = "left";
-      let row = 0, last = -Infinity;
+      const ends = [-Infinity, -Infinity, -Infinity, -Infinity]; // of what is written in each row
       for (const [x, whole] of chart.marks) {
         const label = shorten(whole, LONGEST_LABEL);
         const left = at(x, "x");
-        row = left - last < ctx.measureText(label).width + 16 * pixel ? row + 1 : 0;
-        last = left;
         ctx.strokeStyle = colour("edge");
         ctx.fillStyle = colour("muted");
         ctx.lineWidth = pixel;
@@ -115,8 +114,10 @@ const charts = (() => {
         ctx.stroke();
         const width = ctx.measureText(label).width;
         const fits = left + width + 8 * pixel < bbox.left + bbox.width;
-        ctx.textAlign = fits ? "left" : "right";
-        ctx.fillText(label, left + (fits ? 4 : -4) * pixel, bbox.top + (12 + 14 * (row % 4)) * pixel);
+        const from = fits ? left + 4 * pixel : left - 4 * pixel - width;
+        const row = Math.max(0, ends.findIndex((end) => end < from));
+        ends[row] = Math.max(ends[row], from + width + 8 * pixel);
+        ctx.fillText(label, from, bbox.top + (12 + 14 * row) * pixel);
       }
       ctx.strokeStyle = colour("bad");
       ctx.lineWidth = 2 * pixel;
@@ -152,12 +153,18 @@ const charts = (() => {
     return values.length ? [low, high] : [];
   }
 
+  // From end to end of what is drawn: a mark may follow the last point.
+  function extent(chart) {
+    const marked = chart.marks.map(([x]) => x);
+    const [first, last] = [Math.min(chart.x[0], ...marked), Math.max(chart.x[chart.x.length - 1], ...marked)];
+    const pad = first === last ? (chart.time ? 43200 : 0.5) : chart.names.length ? 0.5 : 0.03 * (last - first);
+    return [first - pad, last + pad];
+  }
+
   function options(chart, width, tell) {
     const axis = { stroke: colour("muted"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1 }, font: "12px system-ui, sans-serif" };
-    const one = chart.x.length === 1;
     const [first, last] = [chart.x[0], chart.x[chart.x.length - 1]];
     const named = chart.names.length > 0;
-    const pad = one ? (chart.time ? 43200 : 0.5) : named ? 0.5 : 0.03 * (last - first);
     const few = chart.x.length <= 120;
     const series = chart.series.map((s, place) => {
       const ink = colour(`series-${place + 1}`);
@@ -180,10 +187,10 @@ const charts = (() => {
       width, height: chart.height, bands, tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"), legend: { show: false },
       cursor: { y: false, drag: { x: true, y: false }, points: chart.labels.length ? { show: false } : { size: 9 } },
       scales: {
-        x: { time: chart.time, range: (u, low, high) => (one || (low === first && high === last) ? [first - pad, last + pad] : [low, high]) },
+        x: { time: chart.time, range: (u, low, high) => (low === first && high === last ? extent(chart) : [low, high]) },
         y: chart.unit === "p" ? { distr: 3, range: range(chart) } : { range: range(chart) },
       },
-      axes: [named ? { ...axis, ...names(chart) } : chart.time ? { ...axis, values: TIMES } : axis, {
+      axes: [named ? { ...axis, ...names(chart) } : chart.time ? { ...axis, values: TIMES, space: 64 } : axis, {
         ...axis, size: 64, incrs: chart.unit === "count" ? COUNTS : undefined, grid: { ...axis.grid, filter: (u, splits) => (chart.unit === "p" ? splits.map(power) : splits) },
         values: (u, ticks) => ticks.map((value) => (value === null ? "" : format(chart.unit, value))),
       }],
@@ -288,7 +295,13 @@ const charts = (() => {
       });
       readout.textContent = `${x}: ${values.join("; ")}${chart.flagged.at.includes(i) ? `; ${chart.flagged.name}` : ""}`;
     };
-    drawn.set(place, new uPlot(options(chart, place.clientWidth, tell), columns(chart), place));
+    const plot = new uPlot(options(chart, place.clientWidth, tell), columns(chart), place);
+    drawn.set(place, plot);
+    if (chart.time && (span[0] !== null || span[1] !== null)) {
+      const [low, high] = extent(chart);
+      const [min, max] = [span[0] ?? low, span[1] ?? high];
+      if (min < max) plot.setScale("x", { min, max });
+    }
   }
 
   function drawAll() {
@@ -303,6 +316,19 @@ const charts = (() => {
       if (plot && plot.width !== target.clientWidth && target.clientWidth) plot.setSize({ width: target.clientWidth, height: data.charts[target.dataset.chart].height });
     }
   });
-  for (const place of document.querySelectorAll("[data-chart]")) resized.observe(place);
-  return { data, drawn, drawAll };
+  const observe = () => { for (const place of document.querySelectorAll("[data-chart]")) resized.observe(place); };
+  observe();
+
+  // Draw other charts, in places that have replaced the former ones.
+  function show(others, from, to) {
+    for (const plot of drawn.values()) plot.destroy();
+    drawn.clear();
+    resized.disconnect();
+    data.charts = others;
+    span = [from || null, to || null];
+    drawAll();
+    observe();
+  }
+
+  return { data, drawn, drawAll, show };
 })();

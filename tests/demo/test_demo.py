@@ -5,16 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from shutil import copyfile, copytree
 from types import SimpleNamespace
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from click.testing import CliRunner
 
-from darl_opensearch.cli.demo import cli
+from darl_opensearch.cli.demo import cli, pages
 from darl_opensearch.cli.demo import run as steps
 from darl_opensearch.cli.demo.measure import RouteRun, find_alarms, find_failures, measure_ood_shares, measure_quality
 from darl_opensearch.cli.demo.run import DemoOptions, DemoResult, run_demo
@@ -25,10 +30,14 @@ from darl_opensearch.errors import DarlError
 from darl_opensearch.node import NodePossible
 from darl_opensearch.node.ports import is_free
 from darl_opensearch.ood.record import PairRecord, expand_request
+from darl_opensearch.ood.spool import Spool
+from darl_opensearch.ood.store import SpoolStore
 from darl_opensearch.stats.shares import Share
 from tests.helpers.bundles import ITEMS, QUERIES
-from tests.helpers.traffic import POLICY, request_of
+from tests.helpers.commands import run_main
+from tests.helpers.traffic import POLICY, request_of, rows_of
 
+ROOT = Path(__file__).parents[2]
 GAINS = (0.0, 1.0, 3.0)
 SEEN = {"stolen bicycle": "bicycle", "lost luggage on a flight": "travel", "ski rescue": "travel"}
 
@@ -140,10 +149,20 @@ def test_shares_by_kind_of_query_and_item(sample):
     assert shares[True, True].clusters == 2  # intervals are over queries
 
 
+def write_traffic(path, count=60):
+    """Half an hour in which everything is strange."""
+    with Spool.open(path, create=True) as spool:
+        start = datetime.now(UTC) - timedelta(minutes=30)
+        spool.append(rows_of(
+            request_of(n, [0.99] * 9, prefix="later", timestamp=start + timedelta(seconds=n)) for n in range(count)
+        ))  # fmt: skip
+
+
 def second_act(tiny, **changes):
     """A second act that has happened, for the demo's own bookkeeping; the real one is in tests/cycle."""
 
     def play(place, *_, earlier=()):
+        write_traffic(place.folder / "later.sqlite")
         seen = {query.query_id: ["b-1"] for query in place.sample.queries}
         before = RouteRun("version 1", ranked=seen, is_ood={query: [True] for query in seen})
         after = RouteRun("version 2", ranked=dict.fromkeys(seen, []), is_ood={query: [] for query in seen})
@@ -158,8 +177,8 @@ def second_act(tiny, **changes):
     return play
 
 
-def test_a_second_act_that_does_not_come_back_fails_the_demo(tiny, sample):
-    act = second_act(tiny)(SimpleNamespace(sample=sample))
+def test_a_second_act_that_does_not_come_back_fails_the_demo(tiny, sample, tmp_path):
+    act = second_act(tiny)(SimpleNamespace(sample=sample, folder=tmp_path))
     assert steps.find_second_act_failures(act) == []
     lost = dataclasses.replace(act, served=(*act.served[:2], RouteRun("version 1 again", ranked={"q0": ["t-1"]})))
     assert steps.find_second_act_failures(lost) == ["after the rollback version 1 does not answer as before"]
@@ -186,7 +205,82 @@ def test_the_embedded_demo_says_so_and_counts_every_pair(folder, tiny, tmp_path,
     assert figures["second_act"]["outcome"] == "released" and figures["second_act"]["rolled_back"]
     assert figures["second_act"]["quality"]["new kinds"]["after"] == 0.0  # nothing came back in version 2
     assert (tmp_path / "out" / "ood" / "spool.sqlite").is_file()
+    assert [what for what, _ in result.places] == [
+        "the monitor's page of this traffic", "the same with filters", "a page to search with both versions",
+        "what was verified of the bundle, line by line", "the model card of what was trained",
+    ]  # fmt: skip
     json.dumps(figures, allow_nan=False)
+
+
+@pytest.fixture
+def traffic(tmp_path, monkeypatch):
+    """The demo's folder after it ran without a node, seen from the folder in which it was called."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("ood/spool", "later/later"):
+        Path("out", name).parent.mkdir(parents=True)
+    write_traffic(Path("out/later/later.sqlite"))
+    with Spool.open("out/ood/spool.sqlite", create=True) as spool:
+        now = datetime.now(UTC)
+        spool.append(rows_of(request_of(n, [0.1] * 9, timestamp=now - timedelta(hours=2 * n)) for n in range(2)))
+    return Path("out")
+
+
+def test_the_monitors_page_has_all_traffic_of_this_demo(traffic, tiny):
+    page = pages.write_monitor(traffic, tiny, None, datetime.now(UTC) - timedelta(hours=1))
+    text = page.read_text(encoding="utf-8")
+    assert page == traffic / "monitor.html" and "<strong>Drift.</strong> tiny 1" in text
+    with SpoolStore(pages.traffic_of(traffic)) as store:
+        assert len(list(store.requests())) == 61  # not the one that is older than the demo
+    assert f"darl select {tiny.path} --spool out/ood/traffic.sqlite --since" in text
+
+
+@pytest.mark.parametrize("node", [False, True])
+def test_every_place_to_look_at_next_works_as_it_is_written(traffic, tiny, folder, monkeypatch, node):
+    copytree(tiny.path, "out/bundle")
+    bundle = Path("out/bundle")
+    Path("out/run").mkdir()
+    reports = [Path(f"out/{part}report.html").resolve() for part in ("run/", "")]  # of the training and of the cycle
+    for report in reports:
+        report.write_text("<!DOCTYPE html>")
+    page = pages.write_monitor(traffic, tiny, None, datetime.now(UTC) - timedelta(hours=1))
+    items = [folder / "items.jsonl", folder / "new_items.jsonl"]
+    copyfile(ROOT / "README.md", "README.md")
+    places = pages.list_places(traffic, bundle, bundle.resolve(), items, page, Path("out/states"), node=node)
+    said = pages.describe_places(places)
+    assert all(f"{what}:\n    {where}" in said for what, where in places)
+    urls = [path.as_uri() for path in (*reports, page.resolve())]
+    assert [where for _, where in places if where.startswith("file:")] == urls
+    assert not any(str(Path.cwd()) in where for _, where in places if where not in urls)  # short, so that it is read
+    served = []
+    monkeypatch.setattr("darl_opensearch.web.serve.serve_page", lambda app, *_: served.append(app))
+    for _, where in places:
+        if where.startswith("file:"):
+            assert Path(unquote(urlsplit(where).path)).read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+        elif "“" in where:
+            name, _, title = where.rstrip("”").partition(", “")
+            assert f"\n## {title}\n" in Path(name).read_text(encoding="utf-8")
+        elif where.endswith("README.md"):
+            assert Path(where).is_file()
+        else:
+            program, *arguments = shlex.split(where)
+            without_node = arguments[0] in ("search", "node")
+            ended = run_main(*arguments, *(["--help"] * without_node))  # its options are there
+            assert program == "darl" and ended.code == 0, ended.err
+    assert len(served) == 2 and ("darl node down" in said) == node
+
+
+def test_the_program_is_named_as_this_shell_finds_it(monkeypatch, tmp_path):
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    own = tmp_path / ".venv" / "bin" / "darl"
+    own.touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(own.with_name("python")))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert pages.name_program() == ".venv/bin/darl"  # make demo
+    monkeypatch.setenv("PATH", str(own.parent))
+    assert pages.name_program() == "darl"
+    own.unlink()
+    assert pages.name_program() == f"{sys.executable} -m darl_opensearch"
 
 
 def test_examples_are_a_seen_query_that_gained_and_a_new_one_that_is_ood(sample):

@@ -26,6 +26,7 @@ def cli(
     Uses a real OpenSearch node if Java 21+ and Maven, or Docker, are available; otherwise it runs embedded, and its
     first line says so.
     """
+    from darl_opensearch.cli.demo.pages import describe_places
     from darl_opensearch.cli.demo.report import open_console
     from darl_opensearch.cli.demo.run import DemoOptions, run_demo
     from darl_opensearch.resources import insurance_sample
@@ -42,22 +43,6 @@ def cli(
             screen.print(table)
         seconds = result.figures["seconds"]
         screen.print("Time: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()) + ".")
-        screen.print(_next(out, embedded=result.figures["embedded"], keep=keep))
+        screen.print(describe_places(result.places), soft_wrap=True, markup=False)  # commands stay in one piece
     if result.failures:
         raise DarlError("; ".join(result.failures), where="demo", todo="see the tables above")
-
-
-def _next(out: Path, *, embedded: bool, keep: bool) -> str:
-    spool = out / "ood" / ("spool.sqlite" if embedded else "python.sqlite")
-    lines = [
-        "Where to look next:",
-        f"  {out}/bundle/README.md          the model card of what was just trained",
-        f"  {out}/run/report.html           the training, and {out}/later/cycles/0001/report.html the cycle, as pages",
-        f"  darl monitor --spool {spool}     the out-of-distribution traffic",
-        f"  darl check {out}/bundle         what was verified, line by line",
-        "  README.md                       the same with your own items and judgments",
-    ]
-    if keep and not embedded:
-        lines.insert(1, f"  darl search 'cover for my new puppy' --index darl-demo-insurance --pipeline darl-local "
-                        f"--bundle {out}/bundle")  # fmt: skip
-    return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import secrets
 import shutil
@@ -10,11 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from darl_opensearch.bundle import Bundle
-from darl_opensearch.cli.demo import backends, report
+from darl_opensearch.cli.demo import backends, pages, report
 from darl_opensearch.cli.demo.measure import CUTOFF, RouteRun, find_alarms, find_failures, measure_ood_shares
 from darl_opensearch.cli.demo.sample import Sample, TestQuery, read_sample
 from darl_opensearch.cli.demo.second_act import DemoBackend, SecondAct, play_second_act
@@ -77,7 +79,7 @@ def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callabl
     # Looking whether something is there answers 404; a library that sets up logging would print each.
     logging.getLogger("opensearch").setLevel(logging.ERROR)
     clock = _Clock(say, {})
-    started = time.perf_counter()
+    since, started = datetime.now(UTC), time.perf_counter()
     shutil.rmtree(options.out / "ood", ignore_errors=True)
     (options.out / "ood").mkdir(parents=True)
     with contextlib.ExitStack() as stack:
@@ -92,8 +94,14 @@ def run_demo(options: DemoOptions, say: Callable[[str], object], update: Callabl
         runs, pairs = _search(options, url, bundle, sample, clock, update)
         with clock.step("second act"):
             second = _second_act(options, url, bundle, sample, runs, update, say)
+        page = pages.write_monitor(options.out, bundle, url, since)
+    places = pages.list_places(
+        options.out, options.out / "bundle", second.bundle.path, sample.item_files, page, options.states,
+        node=options.keep and not embedded,
+    )  # fmt: skip
     clock.seconds["in all"] = round(time.perf_counter() - started, 1)
-    return _result(bundle, sample, runs, pairs, second, clock.seconds, embedded=embedded)
+    result = _result(bundle, sample, runs, pairs, second, clock.seconds, embedded=embedded)
+    return dataclasses.replace(result, places=tuple(places))
 
 
 def make_bundle(options: DemoOptions, clock: _Clock, update: Callable[[str, int, int], object]) -> Bundle:
@@ -164,11 +172,13 @@ class DemoResult:
     """Results of the demo.
 
     :param failures: one clause each.
+    :param places: where to look next: what is there, and its URL, file or command.
     """
 
     tables: tuple[Any, ...]
     figures: dict[str, Any]
     failures: tuple[str, ...]
+    places: tuple[tuple[str, str], ...] = ()
 
 
 def _result(

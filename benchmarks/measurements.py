@@ -39,7 +39,7 @@ def render_peers(result: dict[str, Any]) -> str:
     known, other = _fastest(warm), _fastest(cold)
     times = cold[other]["times_ours"]["item states, int8, cold"]
     return _wrap(
-        f"A search of {result['shown']} known products on {result['cores']} cores takes "
+        f"A search of {result['shown']} known products on {_name_cores(result)} takes "
         f"{_ms(warm, 'item states, int8, warm', 1)} ms in int8 and {_ms(warm, 'item states, fp32, warm', 1)} in "
         f"fp32, where the fastest engine that caches nothing ({known}) takes {_ms(warm, known)}, "
         f"sentence-transformers' CrossEncoder {_ms(warm, 'CrossEncoder, default')}, and its MultiVectorEncoder "
@@ -70,8 +70,8 @@ def render_load(result: dict[str, Any]) -> str:
     rounds = [one["2 x capacity"] for one in result["arms"]["waits for a second at most"]]
     answered, refused = (max(one[key] for one in rounds) for key in ("p50_ms", "refused_p99_ms"))
     return _wrap(
-        f"At twice its capacity the scorer answers those it admits in {answered / 1000:.1f} seconds (median), and "
-        f"refuses the others within {refused:.0f} ms (99 %)."
+        f"At twice its capacity {_name_scorer(result)} answers those it admits in {answered / 1000:.1f} s (median), "
+        f"and refuses the others within {refused:.0f} ms (99 %)."
     )
 
 
@@ -139,6 +139,20 @@ def render_feedbackqa(result: dict[str, Any]) -> str:
     )
 
 
+def _name_cores(result: dict[str, Any]) -> str:
+    flags = result["flags"]
+    return f"{result['cores']} cores with " + (
+        "AMX" if flags["amx"] else "AVX2" if flags["avx2"] else "neither AVX2 nor AMX"
+    )
+
+
+def _name_scorer(result: dict[str, Any]) -> str:
+    """Name precision and processor, which older results do not have."""
+    if "flags" not in result:
+        return "the scorer"
+    return f"a scorer in {'int8' if result['int8'] else 'fp32'} on {_name_cores(result)}"
+
+
 def _fastest(rows: dict[str, Any]) -> str:
     return min((name for name in rows if name.startswith(OTHERS)), key=lambda name: float(rows[name]["ms"]["p50"]))
 
@@ -164,9 +178,11 @@ SECTIONS: Sections = {
     "items": (HERE / "cycle/results/items.json", render_items),
     "releases": (HERE / "cycle/results/releases.json", render_releases),
     "peers": (HERE / "serving/results/peers.json", render_peers),
+    "peers-amx": (HERE / "serving/results/peers-amx.json", render_peers),
     "http": (HERE / "serving/results/http.json", render_http),
     "cluster": (HERE / "serving/results/cluster.json", render_cluster),
     "load": (HERE / "serving/results/load.json", render_load),
+    "load-int8-amx": (HERE / "serving/results/load-int8-amx.json", render_load),
     "detectors": (HERE / "ood/results/detectors.json", render_detectors),
     "risk": (HERE / "ood/results/risk.json", render_risk),
     "learner": (HERE / "quality/results/learner.json", render_learner),

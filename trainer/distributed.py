@@ -265,8 +265,9 @@ def _not_interrupted() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """End this process when interrupted, without a traceback, or when the process that started it has ended."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """End this process when told to, without a traceback, or when the process that started it has ended."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # Python's own handlers wait for what C code waits for
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
 

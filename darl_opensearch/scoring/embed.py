@@ -31,8 +31,8 @@ class Embedder:
         self._tokenizer = CappedTokenizer(bundle.tokenizer, card.query_cap, card.item_cap)
         self._budget = CUDA_TOKEN_BUDGET if provider == "cuda" else CPU_TOKEN_BUDGET
         self._pass_tokens = None if provider == "cuda" else CPU_PASS_TOKENS
-        self._threads = 1 if provider == "cuda" else threads or available_cores()
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="darl-embed")
+        count = 1 if provider == "cuda" else threads or available_cores()
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="darl-embed")
 
     def embed(self, requests: Sequence[tuple[str, Sequence[str]]]) -> NDArray[np.float32]:
         """Embed pairs.
@@ -42,9 +42,8 @@ class Embedder:
         """
         sequences = [pair for query, texts in requests for pair in self._tokenizer.pairs(query, texts)]
         batches = plan_batches(
-            [len(s.ids) for s in sequences], token_budget=self._budget, pass_tokens=self._pass_tokens,
-            threads=self._threads,
-        )  # fmt: skip
+            [len(s.ids) for s in sequences], token_budget=self._budget, pass_tokens=self._pass_tokens
+        )
         parts = list(self._pool.map(lambda batch: self._run([sequences[i] for i in batch]), batches))
         if not parts:
             return np.empty((0, 0), dtype=np.float32)

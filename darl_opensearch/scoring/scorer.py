@@ -164,7 +164,9 @@ class Scorer:
             return [self.score(query, documents) for query, documents in requests]
         chunked = [(query, *self.chunk(documents)) for query, documents in requests]
         sequences = [pair for query, texts, _ in chunked for pair in self._tokenize(query, texts)]
-        rows = join_chunks(self._forward(sequences, None), [size for _, _, sizes in chunked for size in sizes])
+        # Batches do not depend on the number of threads here: a file of pairs gets the same scores, to the last digit.
+        scored = self._forward(sequences, None, threads=1)
+        rows = join_chunks(scored, [size for _, _, sizes in chunked for size in sizes])
         ends = np.cumsum([len(documents) for _, documents in requests], dtype=np.int64)
         return [Scores(request_rows, self._alpha) for request_rows in np.split(rows, ends[:-1])] if requests else []
 
@@ -185,7 +187,7 @@ class Scorer:
             return Pass(scores, tokens, len(texts), 0.0, 1000 * (time.perf_counter() - started))
         sequences = self._tokenize(query, texts)
         tokenized = time.perf_counter()
-        rows = self._forward(sequences, deadline)
+        rows = self._forward(sequences, deadline, threads=self.threads)
         return Pass(
             scores=Scores(join_chunks(rows, sizes), self._alpha),
             tokens=sum(len(s.ids) for s in sequences),
@@ -239,7 +241,9 @@ class Scorer:
         _check_query(query)
         return self._tokenizer.pairs(query, texts) if texts else []
 
-    def _forward(self, sequences: Sequence[TokenSequence], deadline: Deadline | None) -> NDArray[np.float32]:
+    def _forward(
+        self, sequences: Sequence[TokenSequence], deadline: Deadline | None, *, threads: int
+    ) -> NDArray[np.float32]:
         rows = np.empty((len(sequences), self.bundle.card.columns.width), dtype=np.float32)
 
         def score_batch(batch: NDArray[np.int64]) -> None:
@@ -255,7 +259,7 @@ class Scorer:
         lengths = [len(s.ids) for s in sequences]
         batches = plan_batches(
             lengths, token_budget=self.token_budget, pairs=self._pairs_at_once, pass_tokens=self._pass_tokens,
-            threads=self._workers.threads,
+            threads=threads,
         )  # fmt: skip
         self._workers.run(score_batch, batches, deadline)
         return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-
 def test_every_format_is_in_the_page(name):
     entry = IMPORTERS[name]
     row = next(line for line in PAGE.splitlines() if line.startswith(f"| `{name}` |"))
-    assert entry.summary.rstrip(".") in row and entry.cite in row
+    assert entry.summary.rstrip(".") in row and entry.cite in re.sub(r"<(https\S+)>", r"\1", row)
     for key, param in entry.params.items():
         assert f"`{key}` = " in row and param.field.help in row
     for source in entry.make.sources:

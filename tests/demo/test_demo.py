@@ -236,6 +236,7 @@ def test_the_monitors_page_has_all_traffic_of_this_demo(traffic, tiny):
 
 @pytest.mark.parametrize("node", [False, True])
 def test_every_place_to_look_at_next_works_as_it_is_written(traffic, tiny, folder, monkeypatch, node):
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     copytree(tiny.path, "out/bundle")
     bundle = Path("out/bundle")
     Path("out/run").mkdir()

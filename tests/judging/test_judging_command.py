@@ -6,6 +6,7 @@ import csv
 import functools
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -176,5 +177,5 @@ def test_every_judge_and_parameter_is_in_judging_md():
     text = (Path(__file__).parents[2] / "docs" / "judging.md").read_text(encoding="utf-8")
     for name in JUDGES:
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
-        assert JUDGES[name].summary.rstrip(".") in row and JUDGES[name].cite in row
+        assert JUDGES[name].summary.rstrip(".") in row and JUDGES[name].cite in re.sub(r"<(https\S+)>", r"\1", row)
         assert all(f"`{key}`" in row for key in JUDGES[name].params)

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import threading
+import warnings
 from functools import partial
 
 import pytest
@@ -144,9 +145,13 @@ def mistaken(place, scorer):
     [model] = models.find_models_by_id(place.cluster, [model_id])
     other = {"name": f"{place.name} of another team", "connector_id": f"{model.connector_id}-x"}
     index = f"/.plugins-ml-model/_doc/{place.name}"
-    place.cluster.send("PUT", f"{index}?refresh=true", other)
+    with warnings.catch_warnings():  # of the client, for an index of the plugin
+        warnings.simplefilter("ignore")
+        place.cluster.send("PUT", f"{index}?refresh=true", other)
     yield model
-    place.cluster.send("DELETE", f"{index}?refresh=true")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        place.cluster.send("DELETE", f"{index}?refresh=true")
     models.delete_connector(place.cluster, model.connector_id)
     assert read_connector(place, model.connector_id) == {}
 

@@ -131,7 +131,8 @@ if __name__ == "__main__":
         distributed.START_METHOD = "fork"  # all is loaded here; `darl train --processes` starts them as it should
     try:
         if int(world) > 1:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command has it
+            for number in (signal.SIGINT, signal.SIGTERM):  # as the command has them
+                signal.signal(number, signal.default_int_handler)  # a shell ignores SIGINT for what runs behind it
             distributed.launch(distributed_work.begin, tuple(args), int(world))
         else:
             begin(*args)

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from darl_opensearch.errors import UsageError
 from darl_opensearch.scoring.cores import available_cores
+from darl_opensearch.stats.bootstrap import bootstrap_mean
 from darl_opensearch.stats.numbers import round_figure
 
 FLAGS = {"avx2": "avx2", "avx512": "avx512f", "vnni": "avx512_vnni avx_vnni", "amx": "amx_tile"}
@@ -78,6 +80,12 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     """Summarise values, at least one, by median and 5th and 95th percentile."""
     low, middle, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
     return {"p50": round_figure(middle), "p5": round_figure(low), "p95": round_figure(high)}  # type: ignore[dict-item]
+
+
+def ratio(over: ArrayLike, under: ArrayLike, seed: int) -> tuple[float, float, float]:
+    """Compare paired positive values: the geometric mean of their ratios, and its 95 % bootstrap interval."""
+    logs = bootstrap_mean(np.log(over) - np.log(under), seed=seed)
+    return float(np.exp(logs.mean)), float(np.exp(logs.low)), float(np.exp(logs.high))
 
 
 def zipf_shares(count: int) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -20,13 +20,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
-
-from benchmarks.measuring import choose_out, describe_machine, spread, write_result
+from benchmarks.measuring import choose_out, describe_machine, ratio, spread, write_result
 from benchmarks.serving.sample import find_data, make_bundle, read_texts
 from darl_opensearch.scoring import Scorer, batching, halves, scorer
 from darl_opensearch.states import StateStore
-from darl_opensearch.stats.bootstrap import bootstrap_mean
 
 RESULT = Path(__file__).parent / "results" / "batching.json"
 DOCUMENTS = (5, 10, 30, 100)
@@ -38,7 +35,9 @@ Plan = Callable[..., Any]
 def list_plans() -> dict[str, Plan]:
     """List the ways to plan batches, by name."""
 
-    def plan(lengths: Sequence[int], *, pass_tokens: int | None, threads: int, cost: int | None, **rest: Any) -> Any:
+    def plan(
+        lengths: Sequence[int], *, cost: int | None, pass_tokens: int | None = None, threads: int = 1, **rest: Any
+    ) -> Any:
         if pass_tokens is None:  # of meet.onnx, which is not compared
             return batching.plan_batches(lengths, threads=threads, **rest)
         return batching.plan_batches(lengths, pass_tokens=cost, threads=1 if cost is None else threads, **rest)
@@ -55,27 +54,19 @@ def measure(opened: Scorer, draw: Callable[[int], tuple[str, list[str]]], rounds
         for number in range(rounds + 1):
             query, texts = draw(documents)
             for name in order.sample(sorted(plans), len(plans)):
-                defaulted = functools.partial(_defaulted, plans[name])
                 with (
-                    mock.patch.object(halves, "plan_batches", defaulted),
-                    mock.patch.object(scorer, "plan_batches", defaulted),
+                    mock.patch.object(halves, "plan_batches", plans[name]),
+                    mock.patch.object(scorer, "plan_batches", plans[name]),
                 ):
                     started = time.perf_counter()
                     opened.score(f"{query} {name}", texts)  # another query each time: the latest ones are known
                     if number:  # the first round warms up
                         times[name].append(1000 * (time.perf_counter() - started))
-        rows = {}
-        for name, values in times.items():
-            ratio = bootstrap_mean(np.log(values) - np.log(times[FULL]), seed=seed)
-            over = [round(float(np.exp(value)), 3) for value in (ratio.mean, ratio.low, ratio.high)]
-            rows[name] = {"ms": spread(values), "over_full": over}
-        result[str(documents)] = rows
+        result[str(documents)] = {
+            name: {"ms": spread(values), "over_full": [round(value, 3) for value in ratio(values, times[FULL], seed)]}
+            for name, values in times.items()
+        }
     return result
-
-
-def _defaulted(plan: Plan, lengths: Sequence[int], *, pass_tokens: int | None = None, threads: int = 1,
-               **rest: Any) -> Any:  # fmt: skip
-    return plan(lengths, pass_tokens=pass_tokens, threads=threads, **rest)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from benchmarks.measuring import choose_out, describe_machine, spread, write_result
+from benchmarks.measuring import choose_out, describe_machine, ratio, spread, write_result
 from benchmarks.serving.load import serve
 from benchmarks.serving.sample import find_data, make_bundle, read_texts
 from darl_opensearch.reranker import Reranker
@@ -166,10 +166,9 @@ def measure_saturated(
     for number in range(rounds):
         for name in ways if number % 2 == 0 else reversed(ways):
             rates[name].append(_saturate(ways[name], requests, seconds))
-    logs = bootstrap_mean(np.log(rates["http"]) - np.log(rates["in_process"]), seed=seed)
     return {
         "requests_per_s": {name: spread(values) for name, values in rates.items()},
-        "http_over_in_process": [round(float(np.exp(value)), 3) for value in (logs.mean, logs.low, logs.high)],
+        "http_over_in_process": [round(value, 3) for value in ratio(rates["http"], rates["in_process"], seed)],
     }
 
 

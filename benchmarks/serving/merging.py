@@ -23,12 +23,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import choose_out, describe_machine, spread, write_result
+from benchmarks.measuring import choose_out, describe_machine, ratio, spread, write_result
 from benchmarks.serving.sample import find_data, make_bundle, read_texts
 from darl_opensearch.bundle import Bundle
 from darl_opensearch.scoring import Scorer
 from darl_opensearch.states import StateStore
-from darl_opensearch.stats.bootstrap import bootstrap_mean
 
 RESULT = Path(__file__).parent / "results" / "merging.json"
 CLIENTS, DOCUMENTS = 8, 5
@@ -118,11 +117,10 @@ def measure_arm(
                 if number:  # the first round warms up
                     after[way].append(1000 * (time.perf_counter() - started))
                     client[way].append(1000 * float(np.mean(seconds)))
-    ratio = bootstrap_mean(np.log(after["in_turns"]) - np.log(after["merged"]), seed=seed)
     return {
         **{f"{way}_ms": spread(values) for way, values in after.items()},
         **{f"{way}_client_ms": spread(values) for way, values in client.items()},
-        "in_turns_over_merged": [round(float(np.exp(value)), 3) for value in (ratio.mean, ratio.low, ratio.high)],
+        "in_turns_over_merged": [round(value, 3) for value in ratio(after["in_turns"], after["merged"], seed)],
     }
 
 

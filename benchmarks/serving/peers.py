@@ -43,12 +43,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measuring import choose_out, describe_machine, memory_mib, spread, write_result, zipf_shares
+from benchmarks.measuring import choose_out, describe_machine, memory_mib, ratio, spread, write_result, zipf_shares
 from benchmarks.serving.peer_engines import CHECKPOINT, FP32, INT8
 from benchmarks.serving.peer_models import open_tokenizer, write_models
 from benchmarks.serving.roof import GOP_OF_A_TOKEN, Gemm
 from benchmarks.serving.sample import ITEMS, find_data, read_texts
-from darl_opensearch.stats.bootstrap import bootstrap_mean
 from darl_opensearch.stats.numbers import round_figure
 
 RESULT = Path(__file__).parent / "results" / "peers.json"
@@ -303,8 +302,7 @@ def _compare(rows: dict[str, list[float]], engines: Sequence[Engine], seed: int)
     for name, values in rows.items():
         ratios = {}
         for base in ours:
-            logs = bootstrap_mean(np.log(values) - np.log(rows[base]), seed=seed)
-            ratios[base] = [round_figure(float(np.exp(value))) for value in (logs.mean, logs.low, logs.high)]
+            ratios[base] = [round_figure(value) for value in ratio(values, rows[base], seed)]
         summary[name] = {"ms": spread(values), "times_ours": ratios}
     return summary
 

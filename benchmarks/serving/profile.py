@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from benchmarks.measuring import choose_out, describe_machine, spread, write_result
+from benchmarks.measuring import choose_out, describe_machine, ratio, spread, write_result
 from benchmarks.serving.http import Request, Requests
 from benchmarks.serving.roof import GOP_OF_A_TOKEN, Gemm
 from benchmarks.serving.sample import find_data, make_bundle, read_texts
@@ -39,7 +39,6 @@ from darl_opensearch.scoring.halves import HalfScorer
 from darl_opensearch.scoring.runtime import open_session
 from darl_opensearch.server.wire import parse_request, render_response
 from darl_opensearch.states import ItemState, StateStore
-from darl_opensearch.stats.bootstrap import bootstrap_mean
 
 RESULT = Path(__file__).parent / "results" / "profile.json"
 SHOWN, ITEMS = 100, 2000
@@ -311,16 +310,16 @@ def compare_with_score_alone(
     half: HalfScorer = alone.halves  # type: ignore[assignment]
     meet = alone.bundle.file(alone.bundle.state_files(int8=alone.int8)[0])
     half._meet, half._sides, half._width = ScoreAlone(meet, folder), None, 1
-    logs, order = [], np.random.default_rng(seed)
+    taken, order = [], np.random.default_rng(seed)
     for _ in range(rounds + 1):
         request, seconds = requests.draw(), [0.0, 0.0]
         for place in order.permutation(2).tolist():
             started = time.perf_counter()
             (whole, alone)[place].halves.score(request.query, request.documents)  # type: ignore[union-attr]
             seconds[place] = time.perf_counter() - started
-        logs.append(np.log(seconds[0] / seconds[1]))
-    ratio = bootstrap_mean(np.array(logs[1:]), seed=seed)
-    return [round(float(np.exp(value)), 4) for value in (ratio.mean, ratio.low, ratio.high)]
+        taken.append(seconds)
+    whole_s, alone_s = np.array(taken[1:]).T
+    return [round(value, 4) for value in ratio(whole_s, alone_s, seed)]
 
 
 def measure_arm(

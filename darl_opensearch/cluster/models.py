@@ -266,17 +266,21 @@ def remove_model(cluster: Cluster, model: FoundModel, *, with_group: bool = Fals
         delete_resource(cluster, "model_groups", model.group_id, timeout=timeout)
 
 
-def delete_resource(cluster: Cluster, kind: str, resource_id: str, *, timeout: float = 30.0) -> None:
+def delete_resource(
+    cluster: Cluster, kind: str, resource_id: str, *, timeout: float = 30.0,
+    is_busy: Callable[[ClusterError], bool] = lambda err: True,
+) -> None:  # fmt: skip
     """Delete a model, connector or model group, unless it is gone.
 
     ML Commons reports "undeployed" and "deleted" slightly too early, so this tries again for a while.
 
     :param kind: ``models``, ``connectors`` or ``model_groups``.
     :param timeout: seconds.
+    :param is_busy: whether trying again may help after a refusal.
     """
     request = partial(cluster.send, "DELETE", join_path("_plugins", "_ml", kind, resource_id))
     try:
-        send_when_free(cluster, request, lambda err: not _is_gone(err), timeout=timeout)
+        send_when_free(cluster, request, lambda err: not _is_gone(err) and is_busy(err), timeout=timeout)
     except ClusterError as err:
         if not _is_gone(err):
             raise
@@ -297,16 +301,14 @@ def delete_connector(cluster: Cluster, connector_id: str, *, timeout: float = 30
         before, mistaken = mistaken, False
         if status_of(err) == CONFLICT:
             mistaken = not find_models_where(cluster, "connector_id.keyword", [connector_id])
-        return status_of(err) != NOT_FOUND and not (before and mistaken)
+        return not (before and mistaken)
 
-    request = partial(cluster.send, "DELETE", join_path("_plugins", "_ml", "connectors", connector_id))
     try:
-        send_when_free(cluster, request, is_busy, timeout=timeout)
-    except ClusterError as err:
-        if mistaken:
-            cluster.left.append(connector_id)
-        elif not _is_gone(err):
+        delete_resource(cluster, "connectors", connector_id, timeout=timeout, is_busy=is_busy)
+    except ClusterError:
+        if not mistaken:
             raise
+        cluster.left.append(connector_id)
 
 
 def describe_left(cluster: Cluster) -> str:

@@ -37,6 +37,11 @@ def parse_grade(value: object, scale: GradeScale) -> int | None:
     return grade if grade is not None and names[grade] == name else None
 
 
+def grade_key(grade: int) -> str:
+    """Return the key that gives a grade: 1 to 9, then 0; ``""`` for those beyond."""
+    return str((grade + 1) % 10) if grade < 10 else ""
+
+
 def is_numbered(scale: GradeScale) -> bool:
     """Whether the grades' names are numbers."""
     return all(_number(_fold(name)) is not None for name in scale.names)

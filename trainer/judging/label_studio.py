@@ -15,7 +15,7 @@ from darl_opensearch.io.writing import write_file
 from darl_opensearch.scores import GradeScale
 from darl_opensearch.settings import setting
 from trainer.judging.base import JUDGES, Answer, JudgeAnswers, JudgingJob, Report, Task
-from trainer.judging.grades import list_grade_choices
+from trainer.judging.grades import grade_key, list_grade_choices
 
 SKIP = "skip"
 _NAME = "grade"  # of the choices in the labelling interface
@@ -61,7 +61,7 @@ def render_interface(tasks: Sequence[Task], scale: GradeScale) -> str:
     """
     choices = [
         f'    <Choice value={quoteattr(name)} alias="{grade}"'
-        + (f' hotkey="{(grade + 1) % 10}"/>' if grade < 10 else "/>")
+        + (f' hotkey="{key}"/>' if (key := grade_key(grade)) else "/>")
         for grade, name in enumerate(scale.names)
     ]
     need = [

@@ -19,6 +19,7 @@ from darl_opensearch.web.guard import Guard
 from darl_opensearch.web.page import headers, page
 from trainer.judging.agreement import compare_raters
 from trainer.judging.base import Task
+from trainer.judging.grades import grade_key
 from trainer.judging.scoring import keep_graded
 from trainer.judging.web.guideline import render_guideline
 from trainer.judging.web.images import KINDS, Images
@@ -100,7 +101,7 @@ def create_judging_app(labelling: Labelling) -> Starlette:
     """
 
     def job(request: Request) -> Response:
-        grades = [{"grade": n, "name": name, "key": _key(n)} for n, name in enumerate(labelling.scale.names)]
+        grades = [{"grade": n, "name": name, "key": grade_key(n)} for n, name in enumerate(labelling.scale.names)]
         return JSONResponse(
             {"grades": grades, **labelling.progress(labelling.rater_of(request.query_params.get("rater")))}
         )
@@ -174,8 +175,3 @@ def _place(value: str | None, total: int) -> int:
     if not 0 <= place < total:
         raise InputError(f"place is not in 0..{total - 1}", todo="reload the page")
     return place
-
-
-def _key(grade: int) -> str:
-    """Return a grade's key: 1 to 9, then 0."""
-    return str((grade + 1) % 10) if grade < 10 else ""

@@ -124,7 +124,7 @@ def cli(
         config, judges=names, trusted=trusted, params=_typed(given, names),
         guideline=str(guideline.absolute()) if guideline else "",
     )  # fmt: skip
-    scale, texts, images = _read_context(grades, bundle, items)
+    scale, texts, images = read_context(grades, bundle, items)
     where: dict[str, Any] = {"scale": scale, "out": out, "texts": texts, "images": images}
     if dry_run:
         estimates = run.estimate(prepare_judging(config, tasks, gold, **where), config)
@@ -184,7 +184,7 @@ def _typed(given: Mapping[str, Mapping[str, str]], judges: Sequence[str]) -> dic
     return {judge: JUDGES.read_texts(judge.partition(":")[0], texts) for judge, texts in given.items()}
 
 
-def _read_context(
+def read_context(
     grades: str | None, bundle: Path | None, items: Sequence[Path]
 ) -> tuple[GradeScale, dict[str, str], dict[str, str]]:
     """Return the grades, and the items' texts and images by id."""
@@ -199,17 +199,25 @@ def _read_context(
     images: dict[str, str] = {}
     if bundle is not None:
         from darl_opensearch.bundle import Bundle
-        from darl_opensearch.records.items import describe_blank, read_images, read_items
+        from darl_opensearch.records.items import describe_blank, read_items
 
         opened = Bundle.open(bundle)
         scale = opened.card.scale
         blank: Counter[str] = Counter()
+        others = 0
+
+        def keep_image(item_id: str, row: Mapping[str, Any]) -> None:
+            nonlocal others
+            image = row.get("image")
+            if isinstance(image, str) and image.strip():
+                images[item_id] = image.strip()
+            others += image is not None and not isinstance(image, str)
+
         for path in items:
-            texts |= {item.item_id: item.text for item in read_items(path, opened.renderer, blank).values()}
-            found, others = read_images(path, opened.renderer.template)
-            images |= found
-            if others:
-                note(f"warning: {path}: 'image' of {others:,} items is not text: they are shown without one")
+            read = read_items(path, opened.renderer, blank, keep_image)
+            texts |= {item.item_id: item.text for item in read.values()}
+        if others:
+            note(f"warning: 'image' of {others:,} items is not text: they are shown without one")
         if blank:
             note(f"warning: {describe_blank(blank)}")
     if grades:

@@ -13,6 +13,8 @@ from darl_opensearch.io.jsonl import read_jsonl
 from darl_opensearch.records.values import empty_file
 from darl_opensearch.text import ItemRenderer, ItemTemplate, NoTextError
 
+OnRow = Callable[[str, Mapping[str, Any]], object]
+
 
 @dataclass(frozen=True)
 class Item:
@@ -53,19 +55,22 @@ def identify_items(
         raise empty_file(path, "item")
 
 
-def read_items(path: Path, renderer: ItemRenderer, blank: Counter[str] | None = None) -> dict[str, Item]:
+def read_items(
+    path: Path, renderer: ItemRenderer, blank: Counter[str] | None = None, on_row: OnRow | None = None
+) -> dict[str, Item]:
     """Read items by id.
 
     :param path: JSONL, one item per line.
     :param blank: gets the ids of items without text, which are left out; None: they are errors.
+    :param on_row: called with id and fields of each item, also without text.
     :raises InputError: for an invalid line, a missing or repeated id, or an item without text.
     """
-    return {item.item_id: item for _, item in iter_items(path, renderer, blank)}
+    return {item.item_id: item for _, item in iter_items(path, renderer, blank, on_row=on_row)}
 
 
 def iter_items(
     path: Path, renderer: ItemRenderer, blank: Counter[str] | None = None,
-    first: Callable[[str], str | None] | None = None,
+    first: Callable[[str], str | None] | None = None, on_row: OnRow | None = None,
 ) -> Iterator[tuple[str, Item]]:  # fmt: skip
     """Render the items of a file, as :func:`read_items` reads them.
 
@@ -74,6 +79,8 @@ def iter_items(
     """
     template = renderer.template
     for where, item_id, row in identify_items(path, read_jsonl(path), template, first):
+        if on_row is not None:
+            on_row(item_id, row)
         try:
             text = renderer(row, where=where)
         except NoTextError:
@@ -82,23 +89,6 @@ def iter_items(
             blank[item_id] = 0
             continue
         yield where, Item(item_id, text, template.slice_of(row))
-
-
-def read_images(path: Path, template: ItemTemplate) -> tuple[dict[str, str], int]:
-    """Read the field ``image`` of items.
-
-    :param path: JSONL, one item per line.
-    :return: images by item id, and how many items have something else than text there.
-    :raises InputError: for an invalid line.
-    """
-    images: dict[str, str] = {}
-    others = 0
-    for _, item_id, row in identify_items(path, read_jsonl(path), template):
-        image = row.get("image")
-        if isinstance(image, str) and image.strip():
-            images[item_id] = image.strip()
-        others += image is not None and not isinstance(image, str)
-    return images, others
 
 
 def describe_blank(blank: Mapping[str, int]) -> str:

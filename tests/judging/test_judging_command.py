@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from darl_opensearch.cli.judge import read_context
 from tests.helpers.bundles import tiny_bundle
 from tests.helpers.files import read_rows, write_rows
 from tests.helpers.judging import endpoint, knowing, pairs, project, truth
@@ -171,6 +172,15 @@ def test_wrong_usage_ends_with_two(darl, words, message):
 
 
 # ---- the page of the docs
+
+
+def test_items_bring_their_images_along(tmp_path, capsys):
+    bundle = tiny_bundle(tmp_path / "b")
+    rows = [{"id": "a", "name": "Bike", "image": " a.png "}, {"id": "b", "image": "b.png"},
+            {"id": "c", "name": "Flood", "image": ["c.png"]}, {"id": "d", "name": "Storm"}]  # fmt: skip
+    _, texts, images = read_context(None, bundle.path, [write_rows(tmp_path / "items.jsonl", rows)])
+    assert images == {"a": "a.png", "b": "b.png"} and list(texts) == ["a", "c", "d"]
+    assert "'image' of 1 items is not text: they are shown without one" in capsys.readouterr().err
 
 
 def test_every_judge_and_parameter_is_in_judging_md():
